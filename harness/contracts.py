@@ -1,0 +1,225 @@
+"""What a strategy and a task are. The engine knows these types and no strategy or task by name.
+
+Nothing here imports torch, transformers, pandas or numpy: `list` and `--help` load this module.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from harness.spec import TrainSpec
+
+Scoring = Literal["letter", "cloze"]
+SCORINGS: tuple[Scoring, ...] = ("letter", "cloze")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One multiple-choice item.
+
+    `id` is unique within its task and stable over splits; `gold` indexes `options`; `subgroup` is
+    what accuracy is broken down by (an exam step, a subject; empty where there is none); `context`
+    is text that the question is about (PubMedQA's abstract).
+    """
+
+    id: str
+    question: str
+    options: tuple[str, ...]
+    gold: int
+    subgroup: str = ""
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A score of a task. `chance` is what guessing reaches, `None` where that has no one value."""
+
+    name: str
+    unit: str = "fraction"
+    higher_is_better: bool = True
+    chance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Where a task's rows come from: the Hub, a folder, or the built-in sample."""
+
+    kind: Literal["hub", "dir", "sample"]
+    path: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> DataSource:
+        """`hub`, `sample`, or anything else as the path of a folder."""
+        if text == "hub":
+            return cls("hub")
+        if text == "sample":
+            return cls("sample")
+        return cls("dir", Path(text).expanduser())
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The three splits of a task, and where they came from.
+
+    `title` is the name a table shows ("MedQA", "MedQA (built-in sample)"); `comparable` says
+    whether a score on `test` may stand beside published figures, and `note` says why not;
+    `files` maps each file read (relative to the folder) to its SHA-256.
+    """
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    title: str
+    source: Literal["hub", "dir", "sample"]
+    revision: str | None
+    comparable: bool
+    note: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """A medical task: where its rows come from and how an item becomes text.
+
+    One template serves training and evaluation: the text a model is trained to continue is the
+    text it is scored on.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+    class_names: ClassVar[tuple[str, ...]]
+    hub_id: ClassVar[str | None] = None
+
+    @abstractmethod
+    def load(self, source: DataSource) -> Splits:
+        """Read and check all splits. Raises `DataError` naming the file and line of a bad row."""
+
+    @abstractmethod
+    def prompt(self, example: Example, scoring: Scoring) -> str:
+        """The text before the answer. Has no trailing space; the answer is joined with one."""
+
+    @abstractmethod
+    def choices(self, example: Example, scoring: Scoring) -> tuple[str, ...]:
+        """The K continuations scored against each other, without the joining space."""
+
+    def target(self, example: Example, scoring: Scoring) -> str:
+        """The continuation a model is trained on: the gold choice, without the joining space."""
+        return self.choices(example, scoring)[example.gold]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model answered to one item. `logprobs` are natural logs, one a choice, unnormalised.
+
+    `predicted` is the choice of highest log-likelihood (lm-eval's `acc`); `predicted_norm` the one
+    of highest log-likelihood a character of its text (lm-eval's `acc_norm`).
+    """
+
+    example_id: str
+    gold: int
+    predicted: int
+    predicted_norm: int
+    logprobs: tuple[float, ...]
+    subgroup: str = ""
+
+    @property
+    def correct(self) -> bool:
+        return self.predicted == self.gold
+
+
+class BaseLoader(Protocol):
+    """Loads the base model a strategy adapts. Given by the engine; `dtype` is the spec's."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def load(self, *, dtype: str | None = None, quantization: Any = None) -> PreTrainedModel:
+        """The base model in `dtype` (default: the spec's), or quantised by a transformers config."""
+        ...
+
+
+class Strategy(BaseModel, ABC):
+    """A way of adapting a model. One file a method; its settings are this class's fields.
+
+    Each field has a default and a one-line description with its source. Only `adapt` must be
+    written. Methods import torch and peft inside themselves, so that `list` stays fast.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    trains: ClassVar[bool] = True
+    default_learning_rate: ClassVar[float | None] = None
+    learning_rate_source: ClassVar[str] = ""
+    default_engine: ClassVar[Literal["plain", "deepspeed"]] = "plain"
+    default_shots: ClassVar[int] = 0
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def load(self, base: BaseLoader) -> PreTrainedModel:
+        """The base model. Frozen weights stay in the spec's dtype (the precision rule)."""
+        return base.load()
+
+    @abstractmethod
+    def adapt(self, model: PreTrainedModel) -> torch.nn.Module:
+        """`model` with its trainable weights in place, in float32, and all others frozen."""
+
+    def learning_rate_default(self) -> float | None:
+        """The learning rate where the spec gives none. A method of several kinds chooses by its settings."""
+        return self.default_learning_rate
+
+    def optimizer(self, model: torch.nn.Module, train: TrainSpec) -> torch.optim.Optimizer:
+        """AdamW over the trainable weights; no decay on vectors (norms, biases, IA3 scales)."""
+        import torch
+
+        return torch.optim.AdamW(
+            parameter_groups(model, train.weight_decay),
+            lr=train.required_learning_rate,
+            betas=(train.adam_beta1, train.adam_beta2),
+        )
+
+    def finish(self, model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+        """The form in which the trained model is scored and saved; by default as it was trained."""
+        return model
+
+    def penalty(self, model: torch.nn.Module) -> torch.Tensor | None:
+        """A scalar added to the loss of each step, outside the reported loss; most methods: none."""
+        return None
+
+    def after_step(self, model: torch.nn.Module, step: int) -> None:
+        """Called after optimiser step `step` (1-based); AdaLoRA re-allocates ranks here."""
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write what was trained to `folder` as safetensors. PEFT models write only the adapter."""
+        model.save_pretrained(folder)
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable weights in two groups: matrices with decay, vectors and scalars without."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+
+    def group(members: Iterable[torch.nn.Parameter], decay: float) -> dict[str, Any]:
+        return {"params": list(members), "weight_decay": decay}
+
+    groups = [
+        # `ds_shape` is a weight's real shape under ZeRO-3, where its local piece is flat.
+        group((p for p in trainable if len(getattr(p, "ds_shape", p.shape)) >= 2), weight_decay),
+        group((p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2), 0.0),
+    ]
+    return [g for g in groups if g["params"]]

@@ -1,0 +1,73 @@
+"""What a user can act on. Anything that is not one of these is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_MISSING = 3
+EXIT_INTERRUPTED = 130
+
+
+class HarnessError(Exception):
+    """An error with a remedy: printed without a traceback, and the process ends with `exit_code`."""
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+
+class UsageError(HarnessError):
+    """Asked wrongly: an unknown name, a bad setting, broken input."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(UsageError):
+    """Input data that cannot be used. Says the file, the line and what to do."""
+
+
+class StoreError(UsageError):
+    """The results folder cannot be read or written as asked."""
+
+
+class MissingDependencyError(HarnessError):
+    """Something that this run needs is not installed."""
+
+    exit_code = EXIT_MISSING
+
+
+class NonFiniteLossError(HarnessError):
+    """The loss became NaN or infinite; the message names the step."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when a known name is close to `name`, else an empty string."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    return f"; did you mean '{lowered[close[0]]}'?" if close else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line for a name that is not known: what it was, the nearest, and all that exist."""
+    names = sorted(known)
+    return f"unknown {kind} '{name}'{did_you_mean(name, names)} (known: {', '.join(names)})"
+
+
+def all_at_once(problems: Sequence[str], remedy: str = "") -> None:
+    """Raise one `UsageError` that lists every problem; do nothing when there is none."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise UsageError(problems[0], remedy)
+    lines = "\n".join(f"  - {problem}" for problem in problems)
+    raise UsageError(f"{len(problems)} problems:\n{lines}", remedy)

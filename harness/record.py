@@ -1,0 +1,136 @@
+"""The result of one run, as stored in record.json. `None` means not measured; NaN is refused."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from harness.spec import Frozen, RunSpec
+
+SCHEMA_VERSION = 1
+PHASES = ("load", "adapt", "train", "evaluate", "save")
+
+
+class Score(Frozen):
+    """A metric's value with its 95% interval, over `n` items. Fractions are 0 to 1."""
+
+    value: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _interval_holds_value(self) -> Score:
+        if (self.ci_low is None) != (self.ci_high is None):
+            raise ValueError("an interval has two ends")
+        if self.ci_low is not None and self.ci_high is not None:
+            # A hair of slack: Wilson's interval at 0 or 1 ends on the value up to rounding.
+            if not self.ci_low - 1e-9 <= self.value <= self.ci_high + 1e-9:
+                raise ValueError(f"value {self.value} outside [{self.ci_low}, {self.ci_high}]")
+        return self
+
+
+class Cost(Frozen):
+    trainable_parameters: int | None = None
+    total_parameters: int | None = None
+    trainable_fraction: float | None = None
+    adapter_bytes: int | None = None
+    gpu_memory_allocated_peak_bytes: int | None = None
+    gpu_memory_reserved_peak_bytes: int | None = None
+    gpu_memory_device_peak_bytes: int | None = None
+    host_memory_peak_bytes: int | None = None
+    train_seconds: float | None = None
+    eval_seconds: float | None = None
+    total_seconds: float | None = None
+    train_steps: int | None = None
+    train_tokens: int | None = None
+    train_tokens_per_second: float | None = None
+    train_examples_per_second: float | None = None
+    eval_examples_per_second: float | None = None
+    train_flops: float | None = None
+    energy_joules: float | None = None
+    gpu_hours: float | None = None
+
+
+class Phase(Frozen):
+    name: Literal["load", "adapt", "train", "evaluate", "save"]
+    seconds: float
+    gpu_memory_allocated_peak_bytes: int | None = None
+    gpu_memory_reserved_peak_bytes: int | None = None
+    gpu_memory_device_peak_bytes: int | None = None
+    host_memory_peak_bytes: int | None = None
+
+
+class Environment(Frozen):
+    git: str | None
+    packages: dict[str, str]
+    python: str
+    device_name: str
+    device_count: int
+    driver: str | None
+    fingerprint: str
+    processes: int = 1
+
+
+class DataInfo(Frozen):
+    task: str
+    title: str
+    source: Literal["hub", "dir", "sample"]
+    revision: str | None
+    fingerprint: str
+    train_n: int
+    validation_n: int
+    test_n: int
+    test_known_n: int = Field(description="test items in the source, before --limit")
+    comparable: bool
+    note: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
+
+
+class ModelInfo(Frozen):
+    source: Literal["hub", "dir", "package", "random"]
+    revision: str | None
+    fingerprint: str | None = Field(description="SHA-256 over the weight files; None for a random model")
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+class Failure(Frozen):
+    phase: str
+    kind: Literal["out_of_memory", "non_finite_loss", "timeout", "crash", "interrupted", "error"]
+    message: str
+    remedy: str = ""
+    traceback: str | None = None
+
+
+class RunRecord(Frozen):
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: str
+    status: Literal["ok", "failed", "interrupted"]
+    spec: RunSpec
+    created: str = Field(description="UTC, ISO 8601")
+    scores: dict[str, Score] = Field(default_factory=dict)
+    cost: Cost = Cost()
+    phases: tuple[Phase, ...] = ()
+    environment: Environment | None = None
+    data: DataInfo | None = None
+    model: ModelInfo | None = None
+    failure: Failure | None = None
+    resumed: int = Field(0, ge=0, description="times training went on from a checkpoint")
+
+    @model_validator(mode="after")
+    def _status_fits(self) -> RunRecord:
+        if (self.status == "ok") == (self.failure is not None):
+            raise ValueError(f"status '{self.status}' does not fit failure {self.failure!r}")
+        if self.status == "ok" and not (self.scores and self.data and self.environment and self.model):
+            raise ValueError("a run that ended well has scores, data, model and environment")
+        return self
+
+    def as_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of record.json."""
+    return RunRecord.model_json_schema()
