@@ -1,0 +1,144 @@
+"""What the methods built on the PEFT library share: attaching, precision, errors, saving."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
+
+from harness.contracts import Strategy
+from harness.errors import UsageError, all_at_once, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from harness.spec import TrainSpec
+
+
+def _module_names(value: object) -> object:
+    """`q_proj,v_proj` of a command line as a tuple; `all-linear` and anything else as it is."""
+    if isinstance(value, str) and value != "all-linear":
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, (tuple, list)) and not value:
+        raise ValueError("name at least one module, or all-linear")
+    return value
+
+
+ModuleNames = Annotated[tuple[str, ...], BeforeValidator(_module_names)]
+TargetModules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_names)]
+
+
+class AdapterStrategy(Strategy):
+    """A method of the PEFT library: a subclass says which configuration, the rest is here.
+
+    The engine sets the seed right before `adapt`, so nothing here seeds anything.
+    """
+
+    settings_at: ClassVar[str] = "strategy"
+    """Where the method's own settings are, as `--set` spells it; used in remedies."""
+
+    @abstractmethod
+    def peft_config(self) -> Any:
+        """The `peft.PeftConfig` of this method."""
+
+    def adapt(self, model: PreTrainedModel) -> torch.nn.Module:
+        """`model` wrapped as a `PeftModel`; adapter weights in float32, base weights frozen."""
+        return attach(model, self.peft_config(), self.settings_at)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """The adapter alone, as `adapter_model.safetensors` with `adapter_config.json`."""
+        # "auto" would ask the Hub for the base model's vocabulary size; medtune never resizes it.
+        model.save_pretrained(folder, save_embedding_layers=False)
+
+
+def attach(model: PreTrainedModel, config: Any, settings_at: str = "strategy") -> torch.nn.Module:
+    """`model` with the adapter of `config`: trainable weights in float32, all others frozen.
+
+    Raises `UsageError` when a target module does not exist, when the method cannot be attached to
+    this model, or when nothing would be trained.
+    """
+    from peft import get_peft_model
+
+    _check_targets(model, getattr(config, "target_modules", None), settings_at)
+    method = str(getattr(config.peft_type, "value", config.peft_type))
+    remedy = _remedy(model, settings_at)  # made now: a failed attempt leaves renamed layers behind
+    try:
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
+    except (ValueError, NotImplementedError) as error:
+        raise UsageError(f"{method} cannot be attached to {type(model).__name__}: {error}", remedy) from error
+    return trainable_in_float32(adapted)
+
+
+def trainable_in_float32(model: torch.nn.Module) -> torch.nn.Module:
+    """`model` with its trainable weights in float32 (the precision rule).
+
+    PEFT casts the weights of its own layers; copies of base weights (layer norms, embeddings,
+    `modules_to_save`) it leaves in the base dtype, so they are cast here.
+    """
+    import torch
+
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    if not trainable:
+        raise UsageError(
+            f"nothing would be trained in {type(model).__name__}: the method left every weight frozen.",
+            "Check the method's settings, or use zero-shot to evaluate the model as it is.",
+        )
+    for weight in trainable:
+        if weight.dtype != torch.float32:
+            weight.data = weight.data.to(torch.float32)
+    return model
+
+
+def refuse_gradient_checkpointing(method: str, train: TrainSpec) -> None:
+    """Prefixes enter through the key-value cache, which gradient checkpointing turns off.
+
+    The prefix would then be ignored without a word (peft 869, 2191), so the run is refused.
+    """
+    if train.gradient_checkpointing:
+        raise UsageError(
+            f"{method} does not work with gradient checkpointing: the prefix would be ignored.",
+            "Use --set train.gradient_checkpointing=false and, for memory, a smaller micro batch.",
+        )
+
+
+def linear_layer_names(model: torch.nn.Module) -> list[str]:
+    """The last part of the name of each linear layer, each once: what a target module can be."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (torch.nn.Linear, Conv1D)
+    return sorted(
+        {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, kinds)}
+    )
+
+
+def _check_targets(model: PreTrainedModel, targets: Any, settings_at: str) -> None:
+    """Refuse target modules that match nothing: PEFT ignores one silently when another matches."""
+    if not isinstance(targets, (set, list, tuple)):
+        return  # none: the library's own choice; a string: a pattern, or all-linear
+    names = [name for name, _ in model.named_modules()]
+    linear = linear_layer_names(model)
+    problems = [
+        f"target module '{target}' is not in {type(model).__name__}{did_you_mean(target, linear)}"
+        for target in sorted(targets)
+        if not _matches(target, names)
+    ]
+    all_at_once(problems, _remedy(model, settings_at))
+
+
+def _matches(target: str, names: Iterable[str]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for name in names)
+
+
+def _remedy(model: PreTrainedModel, settings_at: str) -> str:
+    linear = linear_layer_names(model)
+    if not linear:
+        return "This model has no linear layers to adapt; use full, or another model."
+    return (
+        f"The linear layers of this model: {', '.join(linear)}. "
+        f"Name some of them with --set {settings_at}.target_modules=[{linear[0]}]"
+    )
