@@ -1,0 +1,1 @@
+"""One file a task: what harness.registry finds here are the built-in tasks."""
