@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from harness.spec import Frozen, RunSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 PHASES = ("load", "adapt", "train", "evaluate", "save")
 
 
@@ -24,10 +24,11 @@ class Score(Frozen):
     def _interval_holds_value(self) -> Score:
         if (self.ci_low is None) != (self.ci_high is None):
             raise ValueError("an interval has two ends")
-        if self.ci_low is not None and self.ci_high is not None:
-            # A hair of slack: Wilson's interval at 0 or 1 ends on the value up to rounding.
-            if not self.ci_low - 1e-9 <= self.value <= self.ci_high + 1e-9:
-                raise ValueError(f"value {self.value} outside [{self.ci_low}, {self.ci_high}]")
+        if self.ci_low is None or self.ci_high is None:
+            return self
+        # A hair of slack: Wilson's interval at 0 or 1 ends on the value up to rounding.
+        if not self.ci_low - 1e-9 <= self.value <= self.ci_high + 1e-9:
+            raise ValueError(f"value {self.value} outside [{self.ci_low}, {self.ci_high}]")
         return self
 
 

@@ -19,22 +19,29 @@ from harness.contracts import Scoring
 class Frozen(BaseModel):
     """Base of everything stored: immutable, unknown keys refused, no NaN."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class ModelSpec(Frozen):
-    name: str = Field("smollm2-135m", description="a name from `list models`, a Hub id, a folder, or random:<name or folder>")
+    name: str = Field(
+        "smollm2-135m",
+        description="a name from `list models`, a Hub id, a folder, or random:<name or folder>",
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of the frozen weights, and of autocast; float32 turns autocast off")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention implementation")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="of the frozen weights, and of autocast; float32 turns autocast off"
+    )
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        "sdpa", description="attention implementation"
+    )
     max_length: int | None = Field(None, ge=8, description="tokens of context; default: the model's own")
 
 
 class StrategySpec(Frozen):
     name: str
-    settings: dict[str, Any] = Field(default_factory=dict, description="every setting of the strategy, defaults written out")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="every setting of the strategy, defaults written out"
+    )
 
 
 class TaskSpec(Frozen):
@@ -51,18 +58,36 @@ class TrainSpec(Frozen):
     max_steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
     limit: int | None = Field(None, ge=1, description="only N training examples, drawn by seed")
     batch_size: int = Field(16, ge=1, description="examples an optimiser step, over all processes")
-    micro_batch_tokens: int = Field(4096, ge=16, description="padded tokens a forward pass and process; a batch is split to fit, with the same gradient")
-    max_length: int = Field(1024, ge=16, description="tokens; a longer prompt loses its beginning, never its answer")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, after warm-up")
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=16,
+        description="padded tokens a forward pass and process; a batch is split to fit, with the same gradient",
+    )
+    max_length: int = Field(
+        1024, ge=16, description="tokens; a longer prompt loses its beginning, never its answer"
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="of the learning rate, after warm-up"
+    )
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.01, ge=0, description="on matrices only")
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
-    early_stopping_patience: int | None = Field(None, ge=1, description="evaluations on validation without a lower loss before stopping; keeps the best")
-    evaluation_steps: int | None = Field(None, ge=1, description="steps between validation losses; default: ten a run where early stopping is on, else none")
-    checkpoint_steps: int | None = Field(None, ge=1, description="steps between checkpoints; default: four a run")
+    early_stopping_patience: int | None = Field(
+        None,
+        ge=1,
+        description="evaluations on validation without a lower loss before stopping; keeps the best",
+    )
+    evaluation_steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps between validation losses; default: ten a run where early stopping is on, else none",
+    )
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="steps between checkpoints; default: four a run"
+    )
 
     @property
     def required_learning_rate(self) -> float:
@@ -74,8 +99,12 @@ class TrainSpec(Frozen):
 
 class EngineSpec(Frozen):
     name: Literal["plain", "deepspeed"] = Field("plain", description="plain PyTorch, or DeepSpeed ZeRO")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="what ZeRO shards: 1 optimiser, 2 + gradients, 3 + weights")
-    offload: Literal["none", "cpu"] = Field("none", description="where ZeRO keeps optimiser state (and, at stage 3, weights)")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        2, description="what ZeRO shards: 1 optimiser, 2 + gradients, 3 + weights"
+    )
+    offload: Literal["none", "cpu"] = Field(
+        "none", description="where ZeRO keeps optimiser state (and, at stage 3, weights)"
+    )
     evaluation_batch_tokens: int = Field(4096, ge=64, description="tokens a forward pass when scoring")
 
 

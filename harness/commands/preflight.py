@@ -1,0 +1,45 @@
+"""What can be found wrong before a run's process is started: missing packages, unusable data."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+
+from harness.contracts import DataSource
+from harness.errors import MissingDependencyError
+from harness.registry import Registry
+from harness.spec import RunSpec
+
+
+def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
+    """Raise one `MissingDependencyError` naming every package that these runs need and that is not there."""
+    needed: dict[str, str] = {}
+    for spec in specs:
+        for package in registry.strategy(spec.strategy.name).packages:
+            needed.setdefault(package, f"strategy '{spec.strategy.name}'")
+        if spec.engine.name == "deepspeed":
+            needed.setdefault("deepspeed", f"strategy '{spec.strategy.name}' on the deepspeed engine")
+    missing = {package: user for package, user in needed.items() if not _is_installed(package)}
+    if not missing:
+        return
+    message = "; ".join(
+        f"{user} needs {package}, which is not installed" for package, user in missing.items()
+    )
+    remedy = f"pip install {' '.join(missing)}"
+    if "deepspeed" in missing:
+        remedy += "\n(or, without DeepSpeed: --engine plain)"
+    raise MissingDependencyError(message, remedy)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
+
+
+def check_data(specs: Iterable[RunSpec], registry: Registry) -> None:
+    """Read each task's local data once. Raises `DataError` naming the file and line of a bad row."""
+    pairs = {(spec.task.name, spec.task.source): None for spec in specs if spec.task.source != "hub"}
+    for name, source in pairs:
+        registry.task(name)().load(DataSource.parse(source))

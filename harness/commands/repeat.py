@@ -1,0 +1,61 @@
+"""A stored spec back into the command that gives it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.contracts import Strategy
+from harness.errors import UsageError
+from harness.settings import format_value
+from harness.spec import RunSpec
+
+# Sections written as --set, and what of them an option of its own says.
+_BY_OPTION = {
+    "model": {"name"},
+    "task": {"name", "source", "scoring", "shots", "limit"},
+    "train": set[str](),
+    "engine": {"name"},
+}
+
+
+def repeat_command(spec: RunSpec, strategy: type[Strategy] | None = None) -> str:
+    """The shell command that asks for exactly this spec.
+
+    What the strategy's class would fill in by itself is left out where `strategy` is given; else
+    every setting is written.
+    """
+    words = ["python", "-m", "harness", "run", "--strategy", spec.strategy.name, "--task", spec.task.name]
+    words += ["--model", spec.model.name, "--data", spec.task.source, "--scoring", spec.task.scoring]
+    words += ["--seed", str(spec.seed)]
+    if spec.task.shots:
+        words += ["--shots", str(spec.task.shots)]
+    if spec.task.limit is not None:
+        words += ["--limit", str(spec.task.limit)]
+    if spec.train.learning_rate is not None:  # it trains, so it has an engine
+        words += ["--engine", spec.engine.name]
+    for plugin in spec.plugins:
+        words += ["--plugin", plugin.path]
+    for section, said in _BY_OPTION.items():
+        own = getattr(spec, section)
+        for name, field in type(own).model_fields.items():
+            value = getattr(own, name)
+            if name not in said and value != field.get_default(call_default_factory=True):
+                words += ["--set", f"{section}.{name}={format_value(value)}"]
+    defaults = _defaults(strategy)
+    for name, value in spec.strategy.settings.items():
+        if name not in defaults or defaults[name] != value:
+            words += ["--set", f"strategy.{name}={format_value(value)}"]
+    return shlex.join(words)
+
+
+def _defaults(strategy: type[Strategy] | None) -> dict[str, Any]:
+    """The settings a strategy has when none is given; none where it cannot be made without some."""
+    if strategy is None:
+        return {}
+    try:
+        return strategy.model_validate({}).model_dump(mode="json")
+    except (ValidationError, UsageError):
+        return {}

@@ -1,0 +1,201 @@
+"""`show`: one run, everything that is known of it, and the command that repeats it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from harness.cards import find_card
+from harness.commands.repeat import repeat_command
+from harness.errors import EXIT_OK, UsageError, did_you_mean
+from harness.launch.progress import duration
+from harness.record import RunRecord, Score
+from harness.registry import load_registry
+from harness.report.rows import title_of
+from harness.report.text import GIB, MIB, MISSING, interval, make_console, number, print_table, small_percent
+from harness.spec import RunSpec
+from harness.store import Store, last_checkpoint
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Scores that are shares, and so shown in per cent.
+_SHARES = ("accuracy", "recall_", "macro_f1", "chance_", "majority_", "ece")
+
+
+def show(args: argparse.Namespace) -> int:
+    """Print one run; with --json its record as stored."""
+    store = Store(args.results)
+    run_id = find_run(args.run, store)
+    finished = store.state(run_id) not in ("absent", "unfinished")
+    record = store.record(run_id) if finished else None
+    spec = record.spec if record else store.spec(run_id)
+    if args.json:
+        unfinished = {"run_id": run_id, "status": "unfinished", "spec": spec.model_dump(mode="json")}
+        print(json.dumps(record.model_dump(mode="json") if record else unfinished, indent=1))
+        return EXIT_OK
+    console = make_console()
+    if record:
+        _print_record(console, record)
+    else:
+        step = last_checkpoint(store.folder(run_id))
+        at = f"last checkpoint at step {step}" if step is not None else "no checkpoint"
+        console.print(f"{run_id}: unfinished ({at})", style="bold")
+        _print_settings(console, spec)
+    console.print(f"Folder: {store.folder(run_id)}", soft_wrap=True)
+    console.print("To repeat it:", style="bold")
+    console.print(_command(spec, args), soft_wrap=True)
+    return EXIT_OK
+
+
+def find_run(text: str, store: Store) -> str:
+    """The one run that `text` means. Raises `UsageError` where it is none or several."""
+    found = store.find(text)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = "\n".join(f"  {name}" for name in found)
+        raise UsageError(f"'{text}' is the start of {len(found)} runs:\n{listed}", "Give more of the name.")
+    hint = did_you_mean(text, store.run_ids())
+    raise UsageError(f"there is no run '{text}' in {store.root}{hint}", "See: python -m harness list runs")
+
+
+def _command(spec: RunSpec, args: argparse.Namespace) -> str:
+    """The command, short where the strategy is known here and complete where its plugin is not."""
+    plugins = [*args.plugin, *(plugin.path for plugin in spec.plugins)]
+    try:
+        strategy = load_registry(dict.fromkeys(plugins)).strategies.get(spec.strategy.name)
+    except UsageError:  # the plugin file is gone
+        strategy = None
+    return repeat_command(spec, strategy)
+
+
+def _print_record(console: Console, record: RunRecord) -> None:
+    console.print(f"{record.run_id}: {record.status}", style="bold")
+    console.print(f"{title_of(record)}, {record.created}")
+    if record.failure:
+        _print_failure(console, record)
+    if record.data and record.data.note:
+        console.print(f"Data: {record.data.note}")
+    _print_scores(console, record)
+    _print_cost(console, record)
+    _print_settings(console, record.spec)
+    _print_origins(console, record)
+
+
+def _print_failure(console: Console, record: RunRecord) -> None:
+    failure = record.failure
+    if failure is None:
+        return
+    console.print(f"\n{failure.kind} in phase {failure.phase}: {failure.message}", style="bold red")
+    if failure.remedy:
+        console.print(failure.remedy)
+    if failure.traceback:
+        console.print(failure.traceback.rstrip(), style="dim", soft_wrap=True)
+
+
+def _score_row(name: str, score: Score) -> list[str]:
+    if name.startswith(_SHARES):
+        return [name, "%", interval(score), str(score.n)]
+    ends = f" [{score.ci_low:.4f}, {score.ci_high:.4f}]" if score.ci_low is not None else ""
+    return [name, "", f"{score.value:.4f}{ends}", str(score.n)]
+
+
+def _print_scores(console: Console, record: RunRecord) -> None:
+    groups: dict[str, list[list[str]]] = {"Scores": [], "Accuracy by subgroup": []}
+    for name, score in record.scores.items():
+        whole, at, subgroup = name.partition("@")
+        row = _score_row(whole, score)
+        groups["Accuracy by subgroup" if at else "Scores"].append([subgroup, *row[1:]] if at else row)
+    for title, rows in groups.items():
+        if rows:
+            headers = ["", "unit", "value [95%]", "items"]
+            print_table(console, headers, rows, title=title, right=(False, False, True, True), fold=(0,))
+
+
+def _print_cost(console: Console, record: RunRecord) -> None:
+    cost = record.cost
+    pairs = [
+        ("trained parameters", number(cost.trainable_parameters)),
+        ("all parameters", number(cost.total_parameters)),
+        ("trained %", small_percent(cost.trainable_fraction)),
+        ("adapter MiB", number(cost.adapter_bytes, MIB, 2)),
+        ("GPU memory peak, reserved GiB", number(cost.gpu_memory_reserved_peak_bytes, GIB, 2)),
+        ("GPU memory peak, allocated GiB", number(cost.gpu_memory_allocated_peak_bytes, GIB, 2)),
+        ("GPU memory peak, whole device GiB", number(cost.gpu_memory_device_peak_bytes, GIB, 2)),
+        ("host memory peak GiB", number(cost.host_memory_peak_bytes, GIB, 2)),
+        ("training steps", number(cost.train_steps)),
+        ("training s", number(cost.train_seconds, digits=1)),
+        ("evaluation s", number(cost.eval_seconds, digits=1)),
+        ("whole run", MISSING if cost.total_seconds is None else duration(cost.total_seconds)),
+        ("training tokens", number(cost.train_tokens)),
+        ("training tokens/s", number(cost.train_tokens_per_second)),
+        ("training examples/s", number(cost.train_examples_per_second, digits=2)),
+        ("evaluation examples/s", number(cost.eval_examples_per_second, digits=2)),
+        ("training TFLOP", number(cost.train_flops, 1e12, 2)),
+        ("energy kJ", number(cost.energy_joules, 1000, 2)),
+        ("GPU hours", number(cost.gpu_hours, digits=3)),
+    ]
+    print_table(console, ["", "value"], [list(pair) for pair in pairs], title="Cost", right=(False, True))
+    if record.phases:
+        rows = [
+            [
+                phase.name,
+                number(phase.seconds, digits=1),
+                number(phase.gpu_memory_reserved_peak_bytes, GIB, 2),
+                number(phase.host_memory_peak_bytes, GIB, 2),
+            ]
+            for phase in record.phases
+        ]
+        headers = ["phase", "s", "GPU peak GiB", "host peak GiB"]
+        print_table(console, headers, rows, title="Phases", right=(False, True, True, True))
+
+
+def _print_settings(console: Console, spec: RunSpec) -> None:
+    card = find_card(spec.model.name)
+    model = f"{spec.model.name} ({card.hub_id})" if card else spec.model.name
+    rows = [["model", model], ["strategy", spec.strategy.name], ["seed", str(spec.seed)]]
+    for section in ("model", "strategy", "task", "train", "engine"):
+        values: dict[str, Any] = getattr(spec, section).model_dump(mode="json")
+        if section == "strategy":
+            values = spec.strategy.settings
+        if section == "train" and spec.train.learning_rate is None:
+            continue  # it does not train
+        rows += [
+            [f"{section}.{key}", MISSING if value is None else json.dumps(value)]
+            for key, value in values.items()
+            if (section, key) != ("model", "name")
+        ]
+    print_table(console, ["", "value"], rows, title="Settings", fold=(1,))
+
+
+def _print_origins(console: Console, record: RunRecord) -> None:
+    rows = []
+    if data := record.data:
+        sizes = f"{data.train_n} training, {data.validation_n} validation, {data.test_n} of {data.test_known_n} test"
+        rows += [
+            ["data", f"{data.source}, revision {data.revision or MISSING}, {data.fingerprint}"],
+            ["items", sizes],
+        ]
+    if model := record.model:
+        weights = model.fingerprint or "random weights"
+        rows.append(
+            ["model", f"{model.source}, revision {model.revision or MISSING}, {model.dtype}, {weights}"]
+        )
+        rows += [["", note] for note in model.notes]
+    if environment := record.environment:
+        versions = ", ".join(f"{name} {version}" for name, version in environment.packages.items())
+        rows += [
+            [
+                "device",
+                f"{environment.device_count} x {environment.device_name}, driver {environment.driver or MISSING}",
+            ],
+            ["processes", str(environment.processes)],
+            ["git", environment.git or MISSING],
+            ["packages", f"Python {environment.python}, {versions}"],
+        ]
+    if record.resumed:
+        rows.append(["resumed", f"{record.resumed} times from a checkpoint"])
+    if rows:
+        print_table(console, ["", "value"], rows, title="Made with", fold=(1,))

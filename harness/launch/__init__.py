@@ -1,0 +1,1 @@
+"""Outside the process of a run: starting it and following it."""
