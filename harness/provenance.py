@@ -1,0 +1,81 @@
+"""What produced a result: code, packages, Python and device. No environment variable, no token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "medtune",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "deepspeed",
+    "datasets",
+    "lm-eval",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that can change a number, of those installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> str | None:
+    """Commit of this checkout, `-dirty` appended where tracked files differ; None outside git."""
+    here = Path(__file__).resolve().parent
+    commit = _git(here, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(  # fixed words, no shell
+            ["git", "-C", str(folder), *words],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def python_version() -> str:
+    return platform.python_version()
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux: the platform module knows less, but something
+    return platform.processor() or platform.machine()
+
+
+def fingerprint(packages: dict[str, str], python: str, device_name: str) -> str:
+    """SHA-256 over what can move a number without any setting changing."""
+    known = {"packages": packages, "python": python, "device": device_name}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

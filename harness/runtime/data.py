@@ -1,0 +1,185 @@
+"""Examples into token ids and batches, the same for every strategy.
+
+Tokenisation is lm-eval's: prompt and answer are encoded together and split after the prompt's
+tokens, so that what is trained is what is scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedTokenizerBase
+
+from harness.contracts import Example, Scoring, Task
+from harness.errors import DataError, UsageError
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training example: token ids, and where in them the answer starts (at least 1)."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int) -> Row:
+    """`prompt`, a space, `answer` as ids of at most `max_length`; a long prompt loses its beginning.
+
+    Raises UsageError when the answer alone does not fit.
+    """
+    prompt_ids = tokenizer.encode(prompt)
+    ids = tokenizer.encode(f"{prompt} {answer}")
+    answer_length = len(ids) - len(prompt_ids)
+    if answer_length < 1:
+        raise UsageError(f"an answer of {len(answer)} characters has no tokens of its own")
+    if answer_length >= max_length:
+        raise UsageError(
+            f"an answer has {answer_length} tokens, but train.max_length is {max_length}",
+            f"Raise it: --set train.max_length={answer_length * 2}",
+        )
+    ids = ids[-max_length:]
+    return Row(tuple(ids), len(ids) - answer_length)
+
+
+def encode_all(
+    task: Task,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> list[Row]:
+    return [encode(tokenizer, task.prompt(e, scoring), task.target(e, scoring), max_length) for e in examples]
+
+
+def check_choices(task: Task, examples: Sequence[Example], scoring: Scoring) -> None:
+    """Raises `DataError` for an item one of whose choices has no text: nothing of it can be scored."""
+    for e in examples:
+        for number, choice in enumerate(task.choices(e, scoring), start=1):
+            if not choice.strip():
+                raise DataError(
+                    f"item {e.id}: choice {number} is empty, so it has no likelihood",
+                    "Give the choice a text, or leave the item out of the data.",
+                )
+
+
+def shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The order of `count` examples in `epoch`; depends on nothing but its arguments."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def data_fingerprint(task: Task, scoring: Scoring, splits: Sequence[Sequence[Example]]) -> str:
+    """SHA-256 over what a model is trained and scored on: prompts, choices and gold, all splits."""
+    digest = hashlib.sha256()
+    for examples in splits:
+        for e in examples:
+            row = [e.id, task.prompt(e, scoring), task.choices(e, scoring), e.gold, e.subgroup]
+            digest.update(json.dumps(row).encode())
+        digest.update(b"\x00")
+    return digest.hexdigest()
+
+
+def micro_batches(lengths: dict[int, int], budget: int) -> list[list[int]]:
+    """Indices sorted by length and cut so that longest x count stays within `budget` tokens."""
+    batches: list[list[int]] = []
+    for index in sorted(lengths, key=lambda i: (-lengths[i], i)):
+        longest = lengths[batches[-1][0]] if batches else 0
+        if batches and longest * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+class StepBatches(Sampler[list[list[int]]]):
+    """For each optimiser step, this process's micro-batches of example indices.
+
+    Which examples share a step depends only on seed, epoch and batch size: not on the strategy,
+    the token budget or the number of processes. Every process gets equally many micro-batches
+    (collectives need that); an empty one contributes nothing.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], *, seed: int, batch_size: int, budget: int, rank: int, world: int
+    ) -> None:
+        self._lengths = lengths
+        self._seed = seed
+        self._batch_size = batch_size
+        self._budget = budget
+        self._rank = rank
+        self._world = world
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._lengths) / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        order = shuffled(len(self._lengths), self._seed, self._epoch)
+        for start in range(0, len(order), self._batch_size):
+            yield self._share(order[start : start + self._batch_size])
+
+    def _share(self, batch: list[int]) -> list[list[int]]:
+        # Dealt out in order of length, so that every process has about the same work.
+        dealt = sorted(batch, key=lambda i: (-self._lengths[i], i))
+        shares = [
+            micro_batches({i: self._lengths[i] for i in dealt[rank :: self._world]}, self._budget)
+            for rank in range(self._world)
+        ]
+        most = max(len(share) for share in shares)
+        own = shares[self._rank]
+        return own + [[] for _ in range(most - len(own))]
+
+
+Batch = dict[str, torch.Tensor]
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Rows as right-padded `input_ids` and `labels`, both (B, T); `tokens` counts non-padding ones.
+
+    Right padding needs no attention mask: a causal model's earlier positions never see it. An
+    empty list gives one row of one token without labels, so that every process runs a forward.
+    """
+    width = max((len(row.ids) for row in rows), default=1)
+    ids = torch.full((max(len(rows), 1), width), pad_id, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        labels[i, row.answer_start : len(row.ids)] = ids[i, row.answer_start : len(row.ids)]
+    return {"input_ids": ids, "labels": labels, "tokens": torch.tensor(sum(len(row.ids) for row in rows))}
+
+
+class StepLoader(DataLoader[list[Batch]]):
+    """Yields, for each optimiser step, the list of this process's micro-batches.
+
+    The steps are the batch sampler and the micro-batches its items: that is the form in which
+    accelerate can skip steps when a run is resumed in the middle of an epoch.
+    """
+
+    def __init__(self, rows: Sequence[Row], steps: StepBatches, pad_id: int) -> None:
+        self._step_batches = steps
+        super().__init__(_MicroBatches(rows, pad_id), batch_sampler=steps, collate_fn=list)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        self._step_batches.set_epoch(epoch)
+
+
+class _MicroBatches:
+    """Makes a micro-batch of indices into one of tensors."""
+
+    def __init__(self, rows: Sequence[Row], pad_id: int) -> None:
+        self._rows = rows
+        self._pad_id = pad_id
+
+    def __getitem__(self, micro: list[int]) -> Batch:
+        return collate([self._rows[i] for i in micro], self._pad_id)

@@ -1,0 +1,76 @@
+"""DeepSpeed ZeRO as an engine any strategy can use, on GPUs and on a CPU, in one process or more."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.spec import RunSpec
+
+
+def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
+    """The ZeRO configuration of a run.
+
+    No bf16 section: weights and optimiser state stay float32 (the precision rule), and the forward
+    pass runs under our autocast as in the plain engine. Clipping is DeepSpeed's.
+    """
+    zero: dict[str, Any] = {"stage": spec.engine.zero_stage, "overlap_comm": torch.cuda.is_available()}
+    if spec.engine.offload == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        if spec.engine.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "zero_optimization": zero,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": spec.train.max_grad_norm,
+        # The strategy's optimiser (torch's AdamW) is used as it is, also where state is offloaded.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def ensure_process_group_environment() -> None:
+    """The variables torch.distributed needs, for a single process that no launcher started."""
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def gathered_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained weights of a model that ZeRO-3 has sharded, whole, on the CPU, in the first process.
+
+    Other processes take part and get an empty dict. One weight at a time is gathered, so that a
+    GPU never holds the whole model.
+    """
+    import deepspeed
+
+    first = int(os.environ.get("RANK", "0")) == 0
+    state: dict[str, torch.Tensor] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if not weight.requires_grad:
+            continue
+        with deepspeed.zero.GatheredParameters([weight]):
+            if first:
+                state[name] = weight.detach().cpu().clone()
+    return state
+
+
+def leave_engine() -> None:
+    """Make transformers load models the ordinary way again after a run under DeepSpeed."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()

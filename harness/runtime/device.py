@@ -1,0 +1,74 @@
+"""The device of this process, its name and driver."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from harness.provenance import cpu_name, fingerprint, git_state, package_versions, python_version
+from harness.record import Environment
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def run_device() -> torch.device:
+    """This process's GPU (one a process), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def environment(device: torch.device) -> Environment:
+    packages, python = package_versions(), python_version()
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
+    return Environment(
+        git=git_state(),
+        packages=packages,
+        python=python,
+        device_name=name,
+        device_count=world_size() if on_gpu else 1,
+        driver=_driver() if on_gpu else None,
+        fingerprint=fingerprint(packages, python, name),
+        processes=world_size(),
+    )
+
+
+def _driver() -> str | None:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    words = text.split("Kernel Module", 1)[-1].split()
+    return next((word for word in words if word[0].isdigit()), None)
+
+
+def process_age_seconds() -> float:
+    """Seconds since this process started, so that its imports count as loading."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    except OSError:
+        return time.process_time()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+
+def end_with_launcher() -> None:
+    """Get SIGTERM when the launcher dies, so that no orphan keeps a GPU busy (Linux)."""
+    if "HARNESS_PARENT_PID" in os.environ and sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,0 +1,142 @@
+"""Evaluation through lm-eval: its task objects make the requests, its metrics check ours."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.evaluator import evaluate
+
+from harness.contracts import Example, Prediction, Scoring, Task
+from harness.errors import UsageError
+from harness.runtime.data import check_choices, shuffled
+
+SHOTS_SEED_OFFSET = 7_919
+"""So that the shots are not simply the first examples of the first epoch."""
+
+
+def worked_examples(train: Sequence[Example], shots: int, seed: int) -> list[Example]:
+    """`shots` examples from train, fixed by seed, the same for every question."""
+    if shots > len(train):
+        raise UsageError(
+            f"{shots} worked examples asked, but train has {len(train)}", f"Ask at most --shots {len(train)}"
+        )
+    return [train[i] for i in shuffled(len(train), seed + SHOTS_SEED_OFFSET, 0)[:shots]]
+
+
+def lm_eval_task(
+    task: Task, test: Sequence[Example], shots: Sequence[Example], scoring: Scoring
+) -> ConfigurableTask:
+    """`task` as lm-eval's own kind of task: multiple choice, its delimiters, acc and acc_norm."""
+    from datasets import Dataset
+
+    every = {"test": list(test), "shots": list(shots)}
+
+    def example(doc: dict[str, Any]) -> Example:
+        return every[doc["split"]][doc["index"]]
+
+    def documents(**_: Any) -> dict[str, Dataset]:
+        # Documents only point at examples: no question text goes through lm-eval's caches or logs.
+        return {
+            split: Dataset.from_list([{"split": split, "index": i} for i in range(len(rows))])
+            for split, rows in every.items()
+            if rows
+        }
+
+    config: dict[str, Any] = {
+        "task": task.name,
+        "custom_dataset": documents,
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "num_fewshot": len(shots),
+        "doc_to_text": lambda doc: task.prompt(example(doc), scoring),
+        "doc_to_choice": lambda doc: list(task.choices(example(doc), scoring)),
+        "doc_to_target": lambda doc: example(doc).gold,
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+        ],
+    }
+    if shots:
+        config |= {"fewshot_split": "shots", "fewshot_config": {"sampler": "first_n"}}
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    built = ConfigurableTask(config=config)
+    built.set_config(key="num_fewshot", value=len(shots))
+    return built
+
+
+def predict(
+    lm: LM,
+    task: Task,
+    test: Sequence[Example],
+    shots: Sequence[Example],
+    scoring: Scoring,
+) -> tuple[list[Prediction], list[dict[str, Any]]]:
+    """Score `test` with any lm-eval `LM`: predictions in the order of `test`, and lm-eval's samples."""
+    check_choices(task, test, scoring)
+    built = lm_eval_task(task, test, shots, scoring)
+    results = evaluate(lm, {task.name: built}, bootstrap_iters=0, log_samples=True)
+    samples = sorted(results["samples"][task.name], key=lambda sample: sample["doc_id"])
+    predictions = [
+        _prediction(task, example, sample, scoring) for example, sample in zip(test, samples, strict=True)
+    ]
+    _agree(predictions, results["results"][task.name])
+    return predictions, samples
+
+
+def _prediction(task: Task, example: Example, sample: dict[str, Any], scoring: Scoring) -> Prediction:
+    logprobs = tuple(float(response[0]) for response in sample["filtered_resps"])
+    if not all(math.isfinite(value) for value in logprobs):
+        raise FloatingPointError(f"a log-likelihood of item {example.id} is not finite: {logprobs}")
+    # lm-eval's acc_norm divides by the choice's length in characters.
+    lengths = [len(choice) for choice in task.choices(example, scoring)]
+    normed = [value / length for value, length in zip(logprobs, lengths, strict=True)]
+    return Prediction(
+        example_id=example.id,
+        gold=example.gold,
+        predicted=logprobs.index(max(logprobs)),
+        predicted_norm=normed.index(max(normed)),
+        logprobs=logprobs,
+        subgroup=example.subgroup,
+    )
+
+
+def _agree(predictions: Sequence[Prediction], results: dict[str, Any]) -> None:
+    """Our accuracy must be lm-eval's; anything else is a bug and no number may leave."""
+    own = {
+        "acc,none": sum(p.predicted == p.gold for p in predictions) / len(predictions),
+        "acc_norm,none": sum(p.predicted_norm == p.gold for p in predictions) / len(predictions),
+    }
+    for name, value in own.items():
+        if abs(value - results[name]) > 1e-9:
+            raise RuntimeError(f"{name}: lm-eval says {results[name]}, our predictions say {value}")
+
+
+def write_predictions(
+    predictions: Sequence[Prediction], folder: Path, samples: Sequence[dict[str, Any]] | None
+) -> None:
+    """predictions.parquet; with `samples` (asked for by --log-samples) also prompts and choices."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {
+        "example_id": pa.array([p.example_id for p in predictions], pa.string()),
+        "gold": pa.array([p.gold for p in predictions], pa.int32()),
+        "predicted": pa.array([p.predicted for p in predictions], pa.int32()),
+        "predicted_norm": pa.array([p.predicted_norm for p in predictions], pa.int32()),
+        "correct": pa.array([p.predicted == p.gold for p in predictions], pa.bool_()),
+        "logprobs": pa.array([list(p.logprobs) for p in predictions], pa.list_(pa.float64())),
+        "subgroup": pa.array([p.subgroup for p in predictions], pa.string()),
+    }
+    if samples is not None:
+        columns["prompt"] = pa.array([s["arguments"][0][0] for s in samples], pa.string())
+        columns["choices"] = pa.array(
+            [[continuation for _, continuation in s["arguments"]] for s in samples], pa.list_(pa.string())
+        )
+    unfinished = folder / "predictions.parquet.tmp"
+    pq.write_table(pa.table(columns), unfinished)
+    unfinished.rename(folder / "predictions.parquet")

@@ -1,0 +1,106 @@
+"""One run, top to bottom: load, adapt, train, save, evaluate, record.
+
+Every way out leaves the folder true: a record (ok, failed or interrupted), or a `refused` event for
+what was asked wrongly, or, when killed, neither, so that the next try goes on from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from harness.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    HarnessError,
+    MissingDependencyError,
+    NonFiniteLossError,
+    UsageError,
+)
+from harness.record import Failure, RunRecord
+from harness.runtime.device import end_with_launcher, environment, process_age_seconds, rank, run_device
+from harness.runtime.events import Events
+from harness.runtime.meter import Meter
+from harness.runtime.run import Run
+from harness.spec import RunSpec
+from harness.store import write_json_atomic
+
+
+def main(folder: Path) -> int:
+    """Execute the run whose spec.json lies in `folder`; returns the exit code."""
+    end_with_launcher()
+    signal.signal(signal.SIGTERM, _interrupt)
+    logging.getLogger("transformers").setLevel(logging.WARNING)
+    spec = RunSpec.model_validate_json((folder / "spec.json").read_text(encoding="utf-8"))
+    first = rank() == 0
+    events = Events(folder / "events.jsonl" if first else None)
+    device = run_device()
+    meter = Meter(device, started_seconds_ago=process_age_seconds())
+    run = Run(spec, folder, device, meter, events)
+    failure: Failure | None = None
+    try:
+        run.go()
+    except (UsageError, MissingDependencyError) as error:
+        events.emit("refused", message=error.message, remedy=error.remedy, exit_code=error.exit_code)
+        return error.exit_code
+    except KeyboardInterrupt:
+        failure = Failure(phase=meter.current, kind="interrupted", message="interrupted")
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever it is becomes a failed row
+        failure = _failure(error, meter.current)
+        traceback.print_exc()
+    if first:
+        _write(folder, _record(run, failure))
+    if failure is None:
+        return EXIT_OK
+    return EXIT_INTERRUPTED if failure.kind == "interrupted" else EXIT_FAILED
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _failure(error: Exception, phase: str) -> Failure:
+    kind: Literal["out_of_memory", "non_finite_loss", "error"] = "error"
+    remedy = error.remedy if isinstance(error, HarnessError) else ""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        kind = "out_of_memory"
+        remedy = (
+            "Lower --set train.micro_batch_tokens=..., or set train.gradient_checkpointing=true; "
+            "qlora, or ZeRO stage 3 with more processes, needs less for the weights."
+        )
+    elif isinstance(error, NonFiniteLossError):
+        kind = "non_finite_loss"
+    message = error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    return Failure(phase=phase, kind=kind, message=message, remedy=remedy, traceback=trace)
+
+
+def _record(run: Run, failure: Failure | None) -> RunRecord:
+    status: Literal["ok", "failed", "interrupted"] = "ok"
+    if failure is not None:
+        status = "interrupted" if failure.kind == "interrupted" else "failed"
+    return RunRecord(
+        run_id=run.folder.name,
+        status=status,
+        spec=run.spec,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        scores=run.scores if failure is None else {},
+        cost=run.cost(),
+        phases=tuple(run.meter.phases),
+        environment=environment(run.device),
+        data=run.data,
+        model=run.model_info,
+        failure=failure,
+        resumed=run.resumed,
+    )
+
+
+def _write(folder: Path, record: RunRecord) -> None:
+    write_json_atomic(folder / "record.json", record.model_dump(mode="json"))

@@ -1,0 +1,196 @@
+"""Models from their three sources: the Hub, a folder, a Python package; or of random weights."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from harness.cards import CARDS
+from harness.errors import StoreError, UsageError
+from harness.files import write_json_atomic
+from harness.record import ModelInfo
+from harness.runtime.gguf import cache_root, dequantised, package_weights
+from harness.runtime.hub import cached_snapshot, download_snapshot
+from harness.spec import ModelSpec
+
+RANDOM = "random:"
+_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx")
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    return _DTYPES[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A model's folder on this machine, and where it came from."""
+
+    folder: Path
+    source: Literal["hub", "dir", "package", "random"]
+    revision: str | None
+    notes: tuple[str, ...] = ()
+
+
+def locate(spec: ModelSpec, *, weights: bool = True) -> Located:
+    """The folder of the spec's model, downloaded or made where needed; `weights` may be left out."""
+    if spec.name.startswith(RANDOM):
+        plain = spec.model_copy(update={"name": spec.name.removeprefix(RANDOM)})
+        inner = locate(plain, weights=False)
+        note = "random weights: scores mean nothing, memory and speed do"
+        return Located(inner.folder, "random", inner.revision, (*inner.notes, note))
+    card = CARDS.get(spec.name)
+    if card is None and Path(spec.name).expanduser().is_dir():
+        return _from_folder(Path(spec.name).expanduser())
+    hub_id = card.hub_id if card is not None else spec.name
+    cached = cached_snapshot(hub_id, spec.revision, weights=weights)
+    if cached is not None:
+        return Located(cached, "hub", cached.name)
+    if card is not None and card.package is not None and spec.revision is None:
+        return _from_hub_or_package(hub_id, card.package, weights)
+    folder = download_snapshot(hub_id, spec.revision, weights=weights)
+    return Located(folder, "hub", folder.name)
+
+
+def _from_folder(folder: Path) -> Located:
+    files = sorted(folder.glob("*.gguf"))
+    if any(folder.glob("*.safetensors")) or not files:
+        return Located(folder, "dir", None)
+    if len(files) > 1:
+        raise UsageError(f"model folder {folder} holds {len(files)} GGUF files", "Leave one in it.")
+    return Located(dequantised(files[0]), "dir", None, (f"weights dequantised from {files[0].name}",))
+
+
+def _from_hub_or_package(hub_id: str, package: str, weights: bool) -> Located:
+    try:
+        folder = download_snapshot(hub_id, None, weights=weights)
+    except UsageError:
+        file = package_weights(package)
+        note = f"weights dequantised from {file.name} of the Python package {package}"
+        return Located(dequantised(file), "package", None, (note,))
+    return Located(folder, "hub", folder.name)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model a strategy adapts: `harness.contracts.BaseLoader`."""
+
+    located: Located
+    spec: ModelSpec
+    device: str
+    seed: int = 0
+
+    @property
+    def dtype(self) -> str:
+        return self.spec.dtype
+
+    def load(self, *, dtype: str | None = None, quantization: Any = None) -> PreTrainedModel:
+        """The base model on the run's device, in `dtype` or quantised by a transformers config."""
+        wanted = torch_dtype(dtype or self.spec.dtype)
+        options: dict[str, Any] = {"dtype": wanted, "attn_implementation": self.spec.attention}
+        if quantization is not None:
+            options["quantization_config"] = quantization
+        if self.located.source == "random":
+            return self._random(options, quantization)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.located.folder,
+                use_safetensors=True,
+                local_files_only=True,
+                device_map={"": self.device},
+                **options,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(
+                f"model {self.spec.name}: {str(error).splitlines()[0] if str(error) else error!r}",
+                "It must be a causal language model with safetensors weights that transformers knows.",
+            ) from error
+        return model  # type: ignore[no-any-return]
+
+    def _random(self, options: dict[str, Any], quantization: Any) -> PreTrainedModel:
+        if quantization is not None:
+            raise UsageError(
+                "a random: model cannot be loaded quantised",
+                "Use a strategy without quantisation, or real weights.",
+            )
+        config = AutoConfig.from_pretrained(self.located.folder, local_files_only=True)
+        torch.manual_seed(self.seed)
+        with torch.device(self.device):
+            return AutoModelForCausalLM.from_config(config, **options)  # type: ignore[no-any-return]
+
+
+def load_tokenizer(located: Located, spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token (never attended to, so any will do)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(located.folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"model {spec.name}: its folder holds no tokenizer that transformers can load",
+            "Put tokenizer.json beside config.json.",
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def context_length(model: Any, spec: ModelSpec) -> int:
+    """Tokens of context: the spec's, else the model's own; less what virtual tokens take of it."""
+    config = model.config.get_text_config()
+    own = next((int(size) for name in _CONTEXT if (size := getattr(config, name, None))), None)
+    if own is None:
+        return spec.max_length or 2048  # lm-eval's default for a model that does not say
+    prompt = getattr(model, "active_peft_config", None)
+    virtual = prompt.num_virtual_tokens if getattr(prompt, "is_prompt_learning", False) else 0
+    return min(spec.max_length or own, own - virtual)
+
+
+def model_info(located: Located, spec: ModelSpec) -> ModelInfo:
+    fingerprint = None if located.source == "random" else weights_sha256(located.folder)
+    return ModelInfo(
+        source=located.source,
+        revision=located.revision,
+        fingerprint=fingerprint,
+        dtype=spec.dtype,
+        notes=located.notes,
+    )
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the weight files' names and hashes.
+
+    A file's hash is remembered by size and time of change: hashing 140 GB takes minutes. In the
+    Hub's cache the name of the blob is its hash already.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        blob = path.resolve().name
+        own = blob if path.is_symlink() and len(blob) == 64 else _remembered_sha256(path)
+        digest.update(f"{path.name}:{own}\n".encode())
+    return digest.hexdigest()
+
+
+def _remembered_sha256(path: Path) -> str:
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
+    memo = cache_root() / "sha256" / f"{key[:32]}.json"
+    if memo.exists():
+        return str(json.loads(memo.read_text())["sha256"])
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    with contextlib.suppress(OSError, StoreError):  # a home that cannot be written to costs time only
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(memo, {"sha256": sha256})
+    return sha256

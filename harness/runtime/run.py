@@ -1,0 +1,280 @@
+"""The phases of one run."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from harness.contracts import DataSource, Example, Splits, Strategy, Task
+from harness.errors import UsageError
+from harness.record import Cost, DataInfo, ModelInfo, Score
+from harness.registry import load_registry
+from harness.runtime.callbacks import RunCallback, Throughput
+from harness.runtime.counting import count_parameters
+from harness.runtime.data import Row, check_choices, data_fingerprint, encode_all, shuffled
+from harness.runtime.device import rank, world_size
+from harness.runtime.evaluate import predict, worked_examples, write_predictions
+from harness.runtime.events import Events
+from harness.runtime.flops import train_flops
+from harness.runtime.meter import Meter, memory_now
+from harness.runtime.models import Base, context_length, load_tokenizer, locate, model_info, torch_dtype
+from harness.runtime.scorer import Scorer
+from harness.runtime.scores import all_scores
+from harness.runtime.train import Plan, autocast, train_model
+from harness.spec import RunSpec
+
+
+class Run:
+    """One run's state. What was measured so far stays readable when a phase fails."""
+
+    def __init__(
+        self, spec: RunSpec, folder: Path, device: torch.device, meter: Meter, events: Events
+    ) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.device = device
+        self.meter = meter
+        self.events = events
+        self.scores: dict[str, Score] = {}
+        self.data: DataInfo | None = None
+        self.model_info: ModelInfo | None = None
+        self.resumed = 0
+        self._measured: dict[str, Any] = {}
+
+    def go(self) -> None:
+        """All phases. In a distributed run only the first process saves and evaluates."""
+        strategy, task = self._resolve_plugins()
+        base, tokenizer, model, splits = self._load(strategy, task)
+        with self._phase("adapt"):
+            # Seeded here and not before: the adapter's first weights depend on nothing but the seed.
+            set_seed(self.spec.seed)
+            model = strategy.adapt(model)
+            self._count(model)
+        if strategy.trains:
+            model = self._train(model, strategy, task, tokenizer, splits, base)
+            if rank() != 0:
+                return
+        model = strategy.finish(model, torch_dtype(self.spec.model.dtype))
+        if strategy.trains:
+            with self._phase("save"):
+                self._save(model, strategy)
+        with self._phase("evaluate"):
+            self._evaluate(model, task, tokenizer, splits)
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def _phase(self, name: Any) -> Any:
+        self.events.phase(name)
+        return self.meter.phase(name)
+
+    def _resolve_plugins(self) -> tuple[Strategy, Task]:
+        registry = load_registry(plugin.path for plugin in self.spec.plugins)
+        loaded = {plugin.sha256 for plugin in registry.origins.values()}
+        for plugin in self.spec.plugins:
+            if plugin.sha256 not in loaded:
+                raise UsageError(
+                    f"plugin {plugin.path} changed since this run was described", "Run the command again."
+                )
+        strategy = registry.strategy(self.spec.strategy.name)(**self.spec.strategy.settings)
+        return strategy, registry.task(self.spec.task.name)()
+
+    def _load(self, strategy: Strategy, task: Task) -> tuple[Base, PreTrainedTokenizerBase, Any, Splits]:
+        with self._phase("load"):
+            if self.spec.engine.name == "deepspeed":
+                from harness.runtime.deepspeed import ensure_process_group_environment
+
+                ensure_process_group_environment()
+            splits = task.load(DataSource.parse(self.spec.task.source))
+            check_choices(task, self._test(splits), self.spec.task.scoring)
+            located = locate(self.spec.model)
+            for note in located.notes:
+                self.events.notice(note)
+            tokenizer = load_tokenizer(located, self.spec.model)
+            base = Base(located, self.spec.model, str(self.device), self.spec.seed)
+            model = strategy.load(base)
+            self.model_info = model_info(located, self.spec.model)
+            self.data = self._data_info(task, splits)
+        return base, tokenizer, model, splits
+
+    def _data_info(self, task: Task, splits: Splits) -> DataInfo:
+        test = self._test(splits)
+        train, validation = self._train_examples(splits), splits.validation
+        scoring = self.spec.task.scoring
+        return DataInfo(
+            task=task.name,
+            title=splits.title,
+            source=splits.source,
+            revision=splits.revision,
+            fingerprint=data_fingerprint(task, scoring, (train, validation, test)),
+            train_n=len(train),
+            validation_n=len(validation),
+            test_n=len(test),
+            test_known_n=len(splits.test),
+            comparable=splits.comparable and len(test) == len(splits.test),
+            note=splits.note,
+            files=splits.files,
+        )
+
+    def _test(self, splits: Splits) -> tuple[Example, ...]:
+        return splits.test[: self.spec.task.limit]
+
+    def _train_examples(self, splits: Splits) -> Sequence[Example]:
+        limit = self.spec.train.limit
+        if limit is None or limit >= len(splits.train):
+            return splits.train
+        return [splits.train[i] for i in shuffled(len(splits.train), self.spec.seed, 0)[:limit]]
+
+    def _count(self, model: nn.Module) -> None:
+        trainable, total = count_parameters(model)
+        self._measured |= {
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "trainable_fraction": trainable / total,
+        }
+
+    def _train(
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        splits: Splits,
+        base: Base,
+    ) -> nn.Module:
+        from harness.runtime.checkpoints import last_checkpoint
+
+        checkpoints = self.folder / "checkpoints"
+        with self._phase("train"):
+            rows = self._rows(task, splits, tokenizer, model)
+            plan = Plan.of(self.spec, len(rows[0]), len(rows[1]))
+            callback = RunCallback(
+                plan, strategy, self.folder, self.events, writes=rank() == 0, device=self.device
+            )
+            callback.resume(last_checkpoint(checkpoints))
+            try:
+                model = train_model(model, strategy, self.spec, rows, tokenizer, checkpoints, callback)
+            finally:
+                self._measure_training(callback.throughput)
+        self._measured["train_flops"] = train_flops(
+            model, callback.throughput.tokens, callback.throughput.answer_tokens
+        )
+        self.meter.combine_processes("train")
+        return self._gather(model, strategy, base)
+
+    def _rows(
+        self, task: Task, splits: Splits, tokenizer: PreTrainedTokenizerBase, model: nn.Module
+    ) -> tuple[list[Row], list[Row]]:
+        train = self.spec.train
+        length = min(train.max_length, context_length(model, self.spec.model))
+        scoring = self.spec.task.scoring
+        # Validation is tokenised only where a validation loss was asked for.
+        asked = train.evaluation_steps is not None or train.early_stopping_patience is not None
+        return (
+            encode_all(task, self._train_examples(splits), scoring, tokenizer, length),
+            encode_all(task, splits.validation if asked else (), scoring, tokenizer, length),
+        )
+
+    def _measure_training(self, throughput: Throughput) -> None:
+        self.resumed = throughput.resumed
+        if not throughput.steps:
+            return
+        self._measured |= {
+            "train_seconds": throughput.seconds,
+            "train_steps": throughput.steps,
+            "train_tokens": throughput.tokens,
+            "train_tokens_per_second": throughput.rate(throughput.timed_tokens),
+            "train_examples_per_second": throughput.rate(throughput.timed_examples),
+        }
+
+    def _gather(self, model: nn.Module, strategy: Strategy, base: Base) -> nn.Module:
+        """The whole model in the first process, where ZeRO-3 has left each process a piece."""
+        if self.spec.engine.name != "deepspeed":
+            return model
+        from harness.runtime.deepspeed import gathered_weights, leave_engine
+
+        sharded = self.spec.engine.zero_stage == 3
+        weights = gathered_weights(model) if sharded else None
+        leave_engine()
+        if weights is None or rank() != 0:
+            return model
+        set_seed(self.spec.seed)  # weights that are drawn and never trained (VeRA's) come out the same
+        whole = strategy.adapt(strategy.load(base))
+        unknown = whole.load_state_dict(weights, strict=False).unexpected_keys
+        if unknown:
+            raise RuntimeError(f"trained weights that the model does not have: {unknown[:5]}")
+        return whole
+
+    def _save(self, model: nn.Module, strategy: Strategy) -> None:
+        folder = self.folder / "adapter"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        strategy.save(model, folder)
+        weights = list(folder.rglob("*.safetensors"))
+        if not weights:
+            raise RuntimeError(f"strategy {strategy.name} saved no safetensors file")
+        self._measured["adapter_bytes"] = sum(path.stat().st_size for path in weights)
+
+    def _evaluate(
+        self, model: nn.Module, task: Task, tokenizer: PreTrainedTokenizerBase, splits: Splits
+    ) -> None:
+
+        test, settings = self._test(splits), self.spec.task
+        dtype = "float32" if _uniform(model) else self.spec.model.dtype
+        scorer = Scorer(
+            model,
+            tokenizer,
+            max_length=context_length(model, self.spec.model),
+            batch_tokens=self.spec.engine.evaluation_batch_tokens,
+            autocast=functools.partial(autocast, self.device, dtype),
+            on_progress=self._evaluation_progress(),
+        )
+        shots = worked_examples(splits.train, settings.shots, self.spec.seed)
+        started = time.perf_counter()
+        predictions, samples = predict(scorer, task, test, shots, settings.scoring)
+        self._measured["eval_seconds"] = time.perf_counter() - started
+        self.events.emit("evaluated", n=len(test), forward_seconds=scorer.forward_seconds)
+        self._measured["eval_examples_per_second"] = len(test) / self._measured["eval_seconds"]
+        log_samples = os.environ.get("HARNESS_LOG_SAMPLES") == "1"
+        write_predictions(predictions, self.folder, samples if log_samples else None)
+        self.scores = all_scores(task, predictions, splits.train)
+
+    def _evaluation_progress(self) -> Any:
+        started = time.perf_counter()
+
+        def show(done: int, of: int) -> None:
+            memory, kind = memory_now(self.device)
+            left = (time.perf_counter() - started) / done * (of - done)
+            self.events.progress(
+                phase="evaluate", done=done, of=of, memory_bytes=memory, memory_kind=kind,
+                seconds_left=left, final=done == of,
+            )  # fmt: skip
+
+        return show
+
+    def cost(self) -> Cost:
+        """What is known so far; what was not measured is None."""
+        total = self.meter.total_seconds()
+        gpus = world_size() if self.device.type == "cuda" else 0
+        return Cost(
+            **self._measured,
+            **self.meter.peaks(),
+            total_seconds=total,
+            # NVML was read for the first process's GPU only.
+            energy_joules=self.meter.energy.joules() if gpus == 1 else None,
+            gpu_hours=total * gpus / 3600 if gpus else None,
+        )
+
+
+def _uniform(model: nn.Module) -> bool:
+    """True when all floating-point weights have one dtype, so that no autocast is needed."""
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    quantised = any(not weight.is_floating_point() for weight in model.parameters())
+    return len(dtypes) == 1 and not quantised

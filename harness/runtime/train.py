@@ -1,0 +1,304 @@
+"""Training: transformers.Trainer with our batches, our loss positions and the strategy's optimiser.
+
+Legend: B rows of a micro-batch, T tokens, V vocabulary, N answer tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from harness.contracts import Strategy
+from harness.runtime.callbacks import RunCallback, StepFigures
+from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
+from harness.runtime.data import IGNORED, Batch, Row, StepBatches, StepLoader, collate, micro_batches
+from harness.runtime.deepspeed import deepspeed_config
+from harness.runtime.positions import Positions, chosen_positions
+from harness.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of a run, counted before it starts."""
+
+    steps: int
+    steps_an_epoch: int
+    checkpoint_steps: int
+    evaluation_steps: int | None
+
+    @classmethod
+    def of(cls, spec: RunSpec, train_n: int, validation_n: int) -> Plan:
+        train = spec.train
+        an_epoch = math.ceil(train_n / train.batch_size)
+        steps = train.max_steps or math.ceil(train.epochs * an_epoch)
+        evaluation = train.evaluation_steps
+        if train.early_stopping_patience is not None and evaluation is None:
+            evaluation = max(1, steps // 10)
+        if not validation_n:
+            evaluation = None
+        checkpoint = train.checkpoint_steps or max(1, math.ceil(steps / 4))
+        if train.early_stopping_patience is not None and evaluation is not None:
+            checkpoint = evaluation  # the best model is restored from its checkpoint
+        return cls(steps, an_epoch, checkpoint, evaluation)
+
+
+def train_model(
+    model: nn.Module,
+    strategy: Strategy,
+    spec: RunSpec,
+    rows: tuple[Sequence[Row], Sequence[Row]],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    callback: RunCallback,
+) -> nn.Module:
+    """Train `model` on rows[0], with validation losses on rows[1]; returns the (unwrapped) model.
+
+    Goes on from the last complete checkpoint in `folder`. Raises NonFiniteLossError at the first
+    step whose loss is not a number.
+    """
+    train_rows, validation_rows = rows
+    plan = callback.plan
+    trainer = StepTrainer(
+        model=model,
+        args=_arguments(spec, plan, folder),
+        strategy=strategy,
+        spec=spec,
+        train_rows=train_rows,
+        validation_rows=validation_rows,
+        pad_id=int(tokenizer.pad_token_id or 0),
+        callback=callback,
+    )
+    if spec.train.early_stopping_patience is not None and plan.evaluation_steps is not None:
+        trainer.add_callback(EarlyStoppingCallback(spec.train.early_stopping_patience))
+    checkpoint = last_checkpoint(folder)
+    with chosen_positions(trainer.model) as positions:
+        trainer.positions = positions
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer.trained_model()
+
+
+def _arguments(spec: RunSpec, plan: Plan, folder: Path) -> TrainingArguments:
+    train = spec.train
+    early = train.early_stopping_patience is not None and plan.evaluation_steps is not None
+    checkpointing: dict[str, Any] = {}
+    if train.gradient_checkpointing:
+        # Renamed in the course of transformers 5.
+        renamed = hasattr(TrainingArguments, "activation_checkpointing")
+        name = "activation_checkpointing" if renamed else "gradient_checkpointing"
+        checkpointing = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=plan.steps,
+        learning_rate=train.required_learning_rate,
+        lr_scheduler_type={"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}[
+            train.schedule
+        ],
+        warmup_steps=math.ceil(train.warmup_ratio * plan.steps),
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        **checkpointing,
+        # The loader yields a whole optimiser step at a time; see StepTrainer.training_step.
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        # Autocast is ours (StepTrainer), so that both engines keep trainable weights in float32.
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        seed=spec.seed,
+        data_seed=spec.seed,
+        save_strategy="steps",
+        save_steps=plan.checkpoint_steps,
+        save_total_limit=None,  # RunCallback deletes old checkpoints, once the new one is whole
+        eval_strategy="steps" if plan.evaluation_steps else "no",
+        eval_steps=plan.evaluation_steps,
+        load_best_model_at_end=early,
+        metric_for_best_model="eval_loss" if early else None,
+        greater_is_better=False if early else None,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        restore_callback_states_from_checkpoint=True,  # the patience counted so far
+        report_to="none",
+        disable_tqdm=True,
+        deepspeed=deepspeed_config(spec) if spec.engine.name == "deepspeed" else None,
+        ddp_find_unused_parameters=False,
+    )
+
+
+class StepTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose loader yields the micro-batches of one optimiser step at a time.
+
+    The loss of a step is the mean over all answer tokens of its examples, whatever the number of
+    micro-batches and processes; so a smaller token budget changes memory, not the result.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: Strategy,
+        spec: RunSpec,
+        train_rows: Sequence[Row],
+        validation_rows: Sequence[Row],
+        pad_id: int,
+        callback: RunCallback,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            train_dataset=list(train_rows),
+            # Read by `evaluate` below; Trainer only asks whether there is one.
+            eval_dataset=list(validation_rows) or None,
+            callbacks=[callback],
+            **kwargs,
+        )
+        self._strategy = strategy
+        self._spec = spec
+        self._validation_rows = validation_rows
+        self._pad_id = pad_id
+        self._callback = callback
+        self.positions: Positions | None = None
+        # The position hook keeps N logits of B x T, so a loss computed by the model would be wrong.
+        self.model_accepts_loss_kwargs = False
+
+    def get_train_dataloader(self) -> StepLoader:
+        rows = self.train_dataset
+        batches = StepBatches(
+            [len(row.ids) for row in rows],
+            seed=self._spec.seed,
+            batch_size=self._spec.train.batch_size,
+            budget=self._spec.train.micro_batch_tokens,
+            rank=self.args.process_index,
+            world=self.args.world_size,
+        )
+        return StepLoader(rows, batches, self._pad_id)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = self._strategy.optimizer(
+                self.model if model is None else model, self._spec.train
+            )
+        return self.optimizer
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._callback.after_clipping(None if norm is None else float(norm), self.state.global_step + 1)
+        return norm
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights of a checkpoint: what is trained. DeepSpeed writes them with its own state."""
+        if not self.is_deepspeed_enabled and self.args.should_save:
+            save_trained(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            load_trained(self.model, Path(self.state.best_model_checkpoint))
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # counted by harness.runtime.flops instead, on what is really trained
+
+    def training_step(
+        self, model: nn.Module, inputs: list[Batch], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward of all micro-batches of one step; returns its loss, detached."""
+        model.train()
+        counts = torch.tensor(
+            [sum(int((micro["labels"] != IGNORED).sum()) for micro in inputs)],
+            dtype=torch.float64 if self.args.device.type != "mps" else torch.float32,
+            device=self.args.device,
+        )
+        answer_tokens = self._sum_over_processes(counts)
+        world = self.args.world_size
+        loss = torch.zeros(1, device=self.args.device)
+        for i, micro in enumerate(inputs):
+            last = i == len(inputs) - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with self._no_sync(model, last):
+                nll = self._nll(model, micro)
+                # Gradients are averaged over processes; the sum over all tokens is wanted.
+                scaled = nll * (world / answer_tokens)
+                if last and (penalty := self._strategy.penalty(self.model)) is not None:
+                    scaled = scaled + penalty
+                kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+                self.accelerator.backward(scaled, **kwargs)
+            loss += nll.detach() / answer_tokens
+        step_loss = float(self._sum_over_processes(loss))
+        tokens = sum(int(micro["tokens"]) for micro in inputs)
+        examples = sum(int((micro["labels"] != IGNORED).any(dim=1).sum()) for micro in inputs)
+        totals = self._sum_over_processes(torch.tensor([tokens, examples], device=self.args.device))
+        self._callback.after_backward(
+            StepFigures(
+                self.state.global_step + 1, step_loss, int(totals[0]), int(answer_tokens), int(totals[1])
+            )
+        )
+        return torch.tensor(step_loss, device=self.args.device)
+
+    def _no_sync(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+        if last or self.is_deepspeed_enabled:
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(model)  # type: ignore[no-any-return]
+
+    def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def _nll(self, model: nn.Module, micro: Batch) -> torch.Tensor:
+        """Summed negative log-likelihood of a micro-batch's answer tokens, a scalar in float32."""
+        ids = micro["input_ids"].to(self.args.device)  # (B, T)
+        labels = micro["labels"].to(self.args.device)  # (B, T)
+        rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)  # (N,), (N,)
+        if self.positions is None:
+            raise RuntimeError("training outside train_model: the positions hook is not installed")
+        empty = rows.numel() == 0
+        if empty:  # a process without examples in this step: a forward for the collectives, weight 0
+            rows = columns = torch.zeros(1, dtype=torch.long, device=ids.device)
+        self.positions.choose(rows, columns, ids.shape[1])
+        with autocast(ids.device, self._spec.model.dtype):
+            logits = model(input_ids=ids, use_cache=False).logits  # (N, V)
+        targets = labels[rows, columns + 1] if not empty else torch.zeros_like(rows)
+        nll = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return nll * 0 if empty else nll
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validation loss: mean negative log-likelihood an answer token, over all processes."""
+        model = self.model_wrapped
+        model.eval()
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        rows = self._validation_rows
+        # Every process scores every row: collectives stay in step, and nothing is gathered.
+        with torch.no_grad():
+            for micro in micro_batches({i: len(r.ids) for i, r in enumerate(rows)}, self._budget):
+                batch = collate([rows[i] for i in micro], self._pad_id)
+                totals[0] += self._nll(model, batch).double()
+                totals[1] += (batch["labels"] != IGNORED).sum().to(totals.device)
+        model.train()
+        metrics = {"eval_loss": float(totals[0] / totals[1])}
+        self._callback.after_validation(self.state.global_step, metrics["eval_loss"])
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @property
+    def _budget(self) -> int:
+        return self._spec.train.micro_batch_tokens
+
+    def trained_model(self) -> nn.Module:
+        """The model without the engine's wrapping."""
+        return self.accelerator.unwrap_model(self.model_wrapped)  # type: ignore[no-any-return]
+
+
+def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast for bfloat16 runs, nothing for float32 ones."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
