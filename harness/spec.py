@@ -53,7 +53,7 @@ class TaskSpec(Frozen):
 
 
 class TrainSpec(Frozen):
-    learning_rate: float | None = Field(None, gt=0, le=10, description="default: the strategy's own")
+    learning_rate: float | None = Field(None, gt=0, le=10, description="default: the strategy's own, times the model card's scale")
     epochs: float = Field(3.0, gt=0, le=1000, description="passes over the training split")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
     limit: int | None = Field(None, ge=1, description="only N training examples, drawn by seed")

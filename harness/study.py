@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from harness.asked import Asked, build_strategies, check_sections, read_assignments
-from harness.cards import default_scoring, resolve_model_name
+from harness.cards import default_scoring, learning_rate_scale, resolve_model_name
 from harness.contracts import Strategy, Task
 from harness.errors import UsageError, all_at_once, unknown_name
 from harness.registry import Registry, load_registry, plugins_of
@@ -83,7 +83,7 @@ def resolve(
     if strategy.trains:
         train = {**asked.train}
         if train.get("learning_rate") is None:
-            train["learning_rate"] = default_learning_rate(strategy)
+            train["learning_rate"] = default_learning_rate(strategy, model)
         engine["name"] = _engine_name(strategy, asked)
         if engine["name"] == "deepspeed":
             engine |= asked.engine
@@ -98,10 +98,10 @@ def resolve(
     )
 
 
-def default_learning_rate(strategy: Strategy) -> float | None:
-    """The strategy's own learning rate: from its settings where it has such a rule, else its class's."""
-    rule = getattr(strategy, "learning_rate_default", None)
-    return rule() if callable(rule) else strategy.default_learning_rate
+def default_learning_rate(strategy: Strategy, model: str) -> float | None:
+    """The strategy's own learning rate times the model card's scale, to three digits."""
+    rate = strategy.learning_rate_default()
+    return None if rate is None else float(f"{rate * learning_rate_scale(model):.3g}")
 
 
 def _engine_name(strategy: Strategy, asked: Asked) -> str:
@@ -166,7 +166,7 @@ def _strategy_problems(strategy: Strategy, asked: Asked, registry: Registry) -> 
     if (
         strategy.trains
         and asked.train.get("learning_rate") is None
-        and default_learning_rate(strategy) is None
+        and strategy.learning_rate_default() is None
     ):
         problems.append(
             f"strategy '{strategy.name}' has no default learning rate: give --set train.learning_rate=..."

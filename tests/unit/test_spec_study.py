@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stubs import PLUGIN, parse
 
-from harness.cards import CARDS, default_scoring, resolve_model_name
+from harness.cards import CARDS, default_scoring, learning_rate_scale, resolve_model_name
 from harness.errors import UsageError
 from harness.registry import load_registry
 from harness.settings import format_value, parse_value
@@ -30,14 +30,20 @@ def test_defaults_are_written_out(one):
     spec = one()
     assert spec.model.name == "smollm2-135m"
     assert (spec.task.scoring, spec.task.shots, spec.task.source) == ("cloze", 0, "sample")
-    assert spec.train.learning_rate == 1e-3
+    # the stub's 1e-3 times 5, the card's scale for a model as narrow as this one
+    assert spec.train.learning_rate == 5e-3
     assert spec.engine.name == "plain"
     assert spec.strategy.settings == {"r": 8, "scale": 1.0, "config": {"a": 1, "b": {"c": 2}}}
     assert [Path(plugin.path).name for plugin in spec.plugins] == ["stub_plugin.py"]
 
 
+def test_learning_rate_scale_is_the_cards():
+    assert learning_rate_scale("smollm2-135m") == learning_rate_scale("random:smollm2-135m") == 5
+    assert learning_rate_scale("some/model") == 1
+
+
 def test_defaults_follow_strategy_and_model(one):
-    assert one("--strategy", "stub-rule", "--set", "strategy.r=5").train.learning_rate == 0.005
+    assert one("--strategy", "stub-rule", "--set", "strategy.r=5").train.learning_rate == 0.025
     assert one("--strategy", "stub-deep").engine.name == "deepspeed"
     assert one("--strategy", "stub-deep", "--engine", "plain").engine.name == "plain"
     assert one("--strategy", "stub-few").task.shots == 3

