@@ -79,7 +79,8 @@ class DataInfo(Frozen):
     title: str
     source: Literal["hub", "dir", "sample"]
     revision: str | None
-    fingerprint: str
+    fingerprint: str = Field(description="SHA-256 over prompts, choices and gold of all items of the source")
+    test_fingerprint: str = Field(description="the same over the items that were scored")
     train_n: int
     validation_n: int
     test_n: int

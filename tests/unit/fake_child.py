@@ -42,6 +42,7 @@ def make(failure: Failure | None = None) -> RunRecord:
             source="sample",
             revision=None,
             fingerprint="f",
+            test_fingerprint="t",
             train_n=1,
             validation_n=1,
             test_n=8,

@@ -32,7 +32,7 @@ def record_of(spec, *, title="MedQA (built-in sample)", gpu=GPU, failure=None):
             train_seconds=123.45, train_tokens_per_second=23456.7, adapter_bytes=5 * 2**20,
         ),
         data=DataInfo(
-            task=spec.task.name, title=title, source="sample", revision=None, fingerprint="f", train_n=600,
+            task=spec.task.name, title=title, source="sample", revision=None, fingerprint="f", test_fingerprint="t", train_n=600,
             validation_n=100, test_n=200, test_known_n=200, comparable=False,
         ),
         environment=Environment(

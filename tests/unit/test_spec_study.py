@@ -56,11 +56,11 @@ def test_defaults_follow_strategy_and_model(one):
 
 def test_settings_reach_their_sections(one):
     spec = one(
-        "--set", "train.learning_rate=1e-4", "--set", "model.dtype=float32", "--set", "train.epochs=2",
+        "--set", "train.learning_rate=1e-4", "--set", "model.dtype=float32", "--set", "train.epochs=4",
         "--set", "strategy.config.b.c=9", "--set", "strategy.config.new=[1, 1e-3]",
     )  # fmt: skip
     assert spec.train.learning_rate == 1e-4
-    assert spec.train.epochs == 2.0
+    assert spec.train.epochs == 4.0
     assert spec.model.dtype == "float32"
     assert spec.strategy.settings["config"] == {"a": 1, "b": {"c": 9}, "new": [1, 0.001]}
     assert one().strategy.settings["config"] == {"a": 1, "b": {"c": 2}}, "a default was changed in place"
@@ -142,7 +142,7 @@ def test_all_problems_are_reported_at_once(grid):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--set", "train.epochs=1", "--set", "train.epochs=2"], "train.epochs is given twice"),
+        (["--set", "train.epochs=1", "--set", "train.epochs=4"], "train.epochs is given twice"),
         (["--shots", "1", "--set", "task.shots=2"], "--set task.shots=2 and --shots 1"),
         (["--set", "train.batch_size=true"], "train.batch_size=true: should be a number"),
         (["--set", "train.learning_rate=nan"], "train.learning_rate=nan: should be a finite number"),

@@ -102,7 +102,7 @@ def test_other_settings_are_never_reused(store, one):
     (folder / "spec.json").write_text(json.dumps(stored))
     with pytest.raises(StoreError) as caught:
         store.prepare(spec)
-    assert "train.epochs: stored 9.0, asked for 3.0" in str(caught.value)
+    assert "train.epochs: stored 9.0, asked for 2.0" in str(caught.value)
     assert "strategy.settings.r: stored 64, asked for 8" in str(caught.value)
     assert "--force" in caught.value.remedy
 

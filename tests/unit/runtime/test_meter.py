@@ -1,0 +1,117 @@
+"""Time and memory of phases: each its own, and nothing that was not measured."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.runtime import meter as module
+from harness.runtime.meter import Meter, host_memory_bytes, memory_now
+
+CPU = torch.device("cpu")
+MEGABYTE = 2**20
+
+
+def allocate(megabytes: int) -> None:
+    np.ones(megabytes * MEGABYTE, dtype=np.uint8)
+
+
+def test_a_phases_peak_is_its_own() -> None:
+    meter = Meter(CPU)
+    with meter.phase("load"):
+        pass
+    with meter.phase("train"):
+        allocate(200)
+    with meter.phase("evaluate"):
+        allocate(20)
+    before, high, after = (phase.host_memory_peak_bytes for phase in meter.phases)
+    if before is None:
+        pytest.skip("this kernel cannot reset the high-water mark")
+    assert high is not None
+    assert after is not None
+    assert high - before > 190 * MEGABYTE
+    assert after - before < 60 * MEGABYTE
+    assert meter.peaks()["host_memory_peak_bytes"] == high
+    assert [phase.name for phase in meter.phases] == ["load", "train", "evaluate"]
+
+
+def test_without_a_gpu_its_figures_are_none() -> None:
+    meter = Meter(CPU)
+    with meter.phase("train"):
+        allocate(1)
+    for measured in (meter.phases[0].model_dump(), meter.peaks()):
+        for name in ("allocated", "reserved", "device"):
+            assert measured[f"gpu_memory_{name}_peak_bytes"] is None
+    assert meter.energy.joules() is None
+    assert memory_now(CPU)[1] == "host"
+
+
+def test_where_the_peak_cannot_be_reset_a_phase_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CLEAR_REFS", Path("/no/such/file"))
+    meter = Meter(CPU)
+    with meter.phase("train"):
+        allocate(1)
+    assert meter.phases[0].host_memory_peak_bytes is None
+    peak = meter.peaks()["host_memory_peak_bytes"]
+    assert peak is not None
+    assert peak > 50 * MEGABYTE
+
+
+def test_where_nothing_tells_there_is_no_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STATUS", Path("/no/such/file"))
+    assert module.host_peak_bytes() is None
+    assert host_memory_bytes() is None
+
+
+def test_seconds_are_of_the_phase_and_the_first_takes_in_the_start() -> None:
+    meter = Meter(CPU, started_seconds_ago=5.0)
+    with meter.phase("load"):
+        time.sleep(0.02)
+    with meter.phase("train"):
+        time.sleep(0.05)
+    first, second = (phase.seconds for phase in meter.phases)
+    assert 5.0 < first < 5.5
+    assert 0.05 <= second < 0.5
+    assert meter.seconds("train") == second
+    assert meter.seconds("save") is None
+    assert meter.total_seconds() >= first + second
+
+
+def test_a_phase_that_fails_is_measured_and_named() -> None:
+    meter = Meter(CPU)
+    with pytest.raises(ZeroDivisionError), meter.phase("train"):
+        _ = 1 / 0
+    assert meter.current == "train"
+    assert [phase.name for phase in meter.phases] == ["train"]
+
+
+def test_processes_are_combined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The highest GPU's peak, and the sum of host memory."""
+    meter = Meter(CPU)
+    with meter.phase("train"):
+        pass
+    own = meter.phases[0].model_copy(
+        update={"gpu_memory_allocated_peak_bytes": 100, "host_memory_peak_bytes": 10}
+    )
+    meter.phases[0] = own
+    others = [
+        own.model_dump(),
+        {**own.model_dump(), "gpu_memory_allocated_peak_bytes": 300, "host_memory_peak_bytes": 5},
+    ]
+
+    def gather(into: list[Any], mine: Any) -> None:
+        assert mine == own.model_dump()
+        into[:] = others
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    meter.combine_processes("train")
+    assert meter.phases[0].gpu_memory_allocated_peak_bytes == 300
+    assert meter.phases[0].gpu_memory_device_peak_bytes is None
+    assert meter.phases[0].host_memory_peak_bytes == 15
