@@ -1,0 +1,159 @@
+"""How much an average over runs and items varies: both the items and the runs are a sample.
+
+A strategy is trained with several seeds (runs) and every run answers the same items, so accuracy
+varies for two reasons: other items would have been easier or harder, and other seeds would have
+answered otherwise. Radiology has the same layout (readers for runs, cases for items) and its
+analysis is used here: Obuchowski & Rockette 1995 (Commun. Stat. Simul. 24:285-308) with the
+variance of Hillis 2014 (Stat. Med. 33:330-360, readers nested in the test); `combine` has the degrees.
+
+Legend: S runs of a group, n items, G clusters of items (G = n where every item stands alone);
+functions of (..., S, n) work on many data sets at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+LEAST = 0.3
+"""The part of the variance that no lucky draw takes away: two or three runs of nearly equal accuracy
+happen by chance and would make the interval far too narrow. It moves coverage by less than a point.
+"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Moments of one group of runs over the same items.
+
+    accuracy (...): mean over runs and items. run_variance (...): variance of the runs' accuracies,
+    0 for one run. flip_variance (...): the part of it that item-by-item flips between runs explain
+    (the runs x items mean square over n). totals (..., G): each cluster's sum over its items of the
+    mean over runs, less the group's accuracy.
+    """
+
+    runs: int
+    accuracy: Floats
+    run_variance: Floats
+    flip_variance: Floats
+    totals: Floats
+
+
+@dataclass(frozen=True)
+class Variance:
+    """The squared standard error of an average or of a difference, by its sources (all shape (...)).
+
+    items: sampling of items (or clusters), given these runs; includes their flips.
+    flips: the part of `items` that is flips between runs. seeds: sampling of runs, includes flips.
+    total: what the interval uses. degrees: degrees of freedom of `total`.
+    """
+
+    items: Floats
+    flips: Floats
+    seeds: Floats
+    total: Floats
+    degrees: Floats
+
+
+def order_by_cluster(clusters: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(order (n,), starts (G,)): items sorted by cluster, and where each cluster begins in that order.
+
+    clusters: (n,) labels of any sortable kind, equal for items that are not independent.
+    """
+    labels = np.asarray(clusters)
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    return order, starts
+
+
+def group(correct: NDArray[np.floating], starts: NDArray[np.intp] | None = None) -> Group:
+    """Moments of one group. correct: (..., S, n) of 0/1, sorted by cluster where `starts` is given."""
+    runs, n = correct.shape[-2:]
+    by_run = correct.mean(axis=-1, dtype=np.float64)  # (..., S)
+    if starts is None:
+        residual = correct - by_run[..., None].astype(correct.dtype)  # (..., S, n)
+    else:
+        sizes = np.diff(np.append(starts, n)).astype(correct.dtype)  # (G,)
+        residual = np.add.reduceat(correct, starts, axis=-1) - by_run[..., None].astype(correct.dtype) * sizes
+    totals = residual.mean(axis=-2)  # (..., G)
+    zeros = np.zeros(by_run.shape[:-1])
+    run_variance, flip_variance = zeros, zeros
+    if runs > 1:
+        run_variance = by_run.var(axis=-1, ddof=1)
+        residual = residual - totals[..., None, :]
+        squares = np.einsum("...sg,...sg->...", residual, residual).astype(np.float64)
+        flip_variance = _few(totals.shape[-1]) * squares / ((runs - 1) * n**2)
+    return Group(runs, by_run.mean(axis=-1), run_variance, flip_variance, totals.astype(np.float64))
+
+
+def variance(groups: Sequence[Group], n: int, fixed: Sequence[bool] | None = None) -> Variance:
+    """Variance of one group's accuracy, or of the difference of two groups' on the same n items.
+
+    fixed: the groups that have no seeds to sample (a strategy that does not train): they add no run
+    variance. A group of one run that is not fixed is taken to vary over seeds as the other does.
+    Where no group has two runs, `seeds` and `flips` are 0 and the result is about these very runs.
+    """
+    fixed = fixed or [False] * len(groups)
+    varying = [g for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed]
+    signed = groups[0].totals - groups[1].totals if len(groups) == 2 else groups[0].totals
+    clusters = signed.shape[-1]
+    items = _few(clusters) * np.einsum("...g,...g->...", signed, signed) / n**2
+    run_degrees = sum(g.runs - 1 for g in varying)
+    seeds = flips = np.zeros_like(items)
+    if run_degrees:
+        share = sum(1 / g.runs for g in varying)
+        seeds = share * sum(((g.runs - 1) * g.run_variance for g in varying), seeds) / run_degrees
+        flips = share * sum(((g.runs - 1) * g.flip_variance for g in varying), flips) / run_degrees
+    total, degrees = combine(items, flips, seeds, run_degrees, clusters - 1)
+    if len(groups) == 2:
+        total = np.maximum(total, floor(n, 2 / sum(1 / g.runs for g in groups)))
+    return Variance(items, flips, seeds, total, degrees)
+
+
+def combine(
+    items: Floats, flips: Floats, seeds: Floats, run_degrees: int, item_degrees: int
+) -> tuple[Floats, Floats]:
+    """(total, degrees): what items add beyond flips plus what runs add; arrays (...).
+
+    Two departures from Hillis, both measured in docs/statistics.md. What items add beyond flips may come
+    out below 0 by chance and is left so: cut at 0, as he does, the sum is too large where two strategies
+    differ by chance alone. And with the few degrees of freedom of a few seeds Satterthwaite's formula
+    (1946, Biometrics Bull. 2:110-114) is liberal, since a runs' variance that is small by chance also
+    gets many degrees; half way between its degrees and the runs' own is calibrated at 3 and 5 seeds.
+    """
+    beyond = items - flips
+    of_items = np.maximum(beyond, 0)
+    of_runs = np.maximum(seeds, LEAST * flips)
+    total = np.maximum(beyond + of_runs, LEAST * items)
+    if not run_degrees:
+        return total, np.full_like(total, max(item_degrees, 1))
+    squares = of_items**2 / max(item_degrees, 1) + of_runs**2 / run_degrees
+    none = squares == 0
+    satterthwaite = np.where(none, run_degrees, (of_items + of_runs) ** 2 / np.where(none, 1, squares))
+    return total, (run_degrees + satterthwaite) / 2
+
+
+def floor(n: int, runs: float = 1) -> float:
+    """The least squared standard error of a difference: that of two items that disagree, one each way, in
+    one of `runs` runs (the harmonic mean of the groups' numbers).
+
+    The pseudo-observations of Bonett & Price 2012 (Stat. Methods Med. Res. 21:79-93), so that runs that
+    agree on all items do not give an interval of no width.
+    """
+    return 2 / (n + 2) ** 2 / runs
+
+
+def half_width(v: Variance, confidence: float = 0.95) -> Floats:
+    """Half the width of the two-sided t interval, (...)."""
+    return np.asarray(stats.t.ppf((1 + confidence) / 2, v.degrees) * np.sqrt(v.total))
+
+
+def _few(clusters: int) -> float:
+    """The correction for few clusters, G / (G - 1)."""
+    return clusters / max(clusters - 1, 1)

@@ -1,0 +1,104 @@
+"""One run of each of two strategies on the same items: the 2x2 table, its test and its interval.
+
+Legend: n items; b and c the items that only A and only B gets right.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The 2x2 table of two runs on the same items."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        return self.both + self.only_a + self.only_b + self.neither
+
+
+def outcomes(correct: ArrayLike) -> NDArray[np.float64]:
+    """Outcomes as (S, n) of 0.0 and 1.0, from (S, n) or (n,) of any type.
+
+    Raises ValueError for other values, other shapes, or none.
+    """
+    values = np.atleast_2d(np.asarray(correct, dtype=np.float64))
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"outcomes have shape {np.shape(correct)}, expected (runs, items), neither empty")
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise ValueError("outcomes must be 0 or 1")
+    return values
+
+
+def table(correct_a: ArrayLike, correct_b: ArrayLike) -> Table:
+    """The 2x2 table of two runs. correct_a, correct_b: (n,) of 0/1.
+
+    Raises ValueError for other values or lengths that differ.
+    """
+    a, b = outcomes(correct_a)[0].astype(bool), outcomes(correct_b)[0].astype(bool)
+    if a.shape != b.shape:
+        raise ValueError(f"not the same items: {a.shape[0]} and {b.shape[0]}")
+    counts = ((a & b).sum(), (a & ~b).sum(), (~a & b).sum(), (~a & ~b).sum())
+    return Table(*(int(count) for count in counts))
+
+
+def mcnemar_exact(outcome: Table) -> float:
+    """Two-sided exact p-value: the binomial test on the discordant items (McNemar 1947, Psychometrika
+    12:153-157). 1 where no item is discordant.
+    """
+    discordant = outcome.only_a + outcome.only_b
+    if outcome.only_a == outcome.only_b:
+        return 1.0
+    return min(1.0, 2 * float(stats.binom.cdf(min(outcome.only_a, outcome.only_b), discordant, 0.5)))
+
+
+def tango_z(outcome: Table, difference: float) -> float:
+    """The score statistic of "the true difference is `difference`" (Tango 1998, Stat. Med. 17:891-908).
+
+    Its square at 0 is McNemar's statistic without continuity correction.
+    """
+    n, b, c = outcome.n, outcome.only_a, outcome.only_b
+    linear = (2 * n - b + c) * difference - b - c
+    root = math.sqrt(max(linear**2 + 8 * n * c * difference * (1 - difference), 0.0))
+    other = (root - linear) / (4 * n)  # the share only B gets right, restricted maximum likelihood
+    variance = n * (2 * other + difference * (1 - difference))
+    distance = b - c - n * difference
+    # Rounding leaves about 1e-16 n where the variance is exactly 0.
+    if variance <= 1e-12 * n:
+        return math.copysign(math.inf, distance) if abs(distance) > 1e-9 * n else 0.0
+    return distance / math.sqrt(variance)
+
+
+def tango_interval(outcome: Table, confidence: float = 0.95) -> Interval:
+    """Tango's score interval of the difference of two paired proportions (1998, as tango_z); recommended
+    by Fagerland et al. 2014 (Stat. Med. 33:2850-2875). Within -1 to 1; never of width 0.
+
+    Raises ValueError for no items.
+    """
+    if outcome.n < 1:
+        raise ValueError("no items to compare")
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    estimate = (outcome.only_a - outcome.only_b) / outcome.n
+
+    def end(sign: float) -> float:
+        if estimate == sign:
+            return sign
+        return float(
+            optimize.brentq(
+                lambda d: tango_z(outcome, d) + sign * z, estimate, sign * (1 - 1e-12), xtol=1e-12
+            )
+        )
+
+    return end(-1.0), end(1.0)

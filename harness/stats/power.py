@@ -1,0 +1,160 @@
+"""What a comparison could show: its power, and the smallest difference it would find.
+
+Legend: n items, S seeds of each strategy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from harness.stats import crossed
+from harness.stats.paired import Paired
+
+Floats = NDArray[np.float64]
+
+POWER = 0.8
+GRID = 200
+"""Quantiles of the run variance over which the power of the t-test is averaged."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is compared. n: items (divide by the design effect where they come in clusters).
+    discordant: share of items on which a run of A and a run of B differ. seeds: runs of each.
+    flips: share of items on which two runs of one strategy differ; 0 is the cautious guess, as then
+    more seeds show no more. seed_sd: standard deviation over seeds of a run's true accuracy.
+    alpha: level of the test; for m comparisons after Holm, alpha / m is the cautious choice.
+
+    Raises ValueError for figures that no data could have.
+    """
+
+    n: int
+    discordant: float
+    seeds: int = 1
+    flips: float = 0.0
+    seed_sd: float = 0.0
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.seeds < 1:
+            raise ValueError(f"a comparison needs items and seeds, not {self.n} and {self.seeds}")
+        for name in ("discordant", "flips", "seed_sd"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, not {self.alpha}")
+
+
+def power(difference: float, design: Design) -> float:
+    """Chance that a true difference of this size is shown, in either direction (Miller 2024, arXiv
+    2411.00640, for the variance; the test's own critical values, so within 3 points of simulation).
+
+    One seed: exact, over all tables (Duffy 1984, Biometrics 40:1005-1015); it leaves seed_sd out, as
+    the test does. Several: the t-test over items and seeds. `difference` in fractions of 1; a discordant
+    share below it is raised to it. Raises ValueError for a difference outside -1 to 1.
+    """
+    if not -1 <= difference <= 1:
+        raise ValueError(f"a difference lies between -1 and 1, not {difference}")
+    size = abs(difference)
+    discordant = max(design.discordant, size)
+    if design.seeds == 1:
+        return _mcnemar_power(size, discordant, design.n, design.alpha)
+    run = design.seed_sd**2
+    flip = max(design.flips / 2 - run, 0.0)
+    item = max(discordant - size**2 - 2 * (run + flip), 0.0)
+    share = 2 / design.seeds
+    return _t_power(
+        size, item / design.n, share * flip / design.n, share * run, 2 * (design.seeds - 1), design.n, design.alpha
+    )  # fmt: skip
+
+
+def smallest_detectable(design: Design, target: float = POWER) -> float | None:
+    """The smallest true difference shown with at least `target` power; None where there is none.
+
+    About 2.8 * sqrt(discordant / n) for one seed, many items and alpha 0.05.
+    """
+    return _smallest(lambda difference: power(difference, design), target)
+
+
+def smallest_detectable_of(result: Paired, alpha: float = 0.05, target: float = POWER) -> float | None:
+    """The smallest true difference a comparison like this one (its items, seeds, discordant share and
+    spread) would show with `target` power at level `alpha`; None where there is none.
+    """
+    if result.variance is None:
+        return smallest_detectable(Design(result.n, result.discordant, alpha=alpha), target)
+    v = result.variance
+    flips, seeds = float(v.flips), float(v.seeds)
+    item, run = max(float(v.items) - flips, 0.0), max(seeds - flips, 0.0)
+    degrees = result.run_degrees
+
+    def at(difference: float) -> float:
+        return _t_power(difference, item, flips, run, degrees, result.n, alpha)
+
+    return _smallest(at, target)
+
+
+def _smallest(at: Callable[[float], float], target: float) -> float | None:
+    low, high = 0.0, 1.0
+    if at(high) < target:
+        return None
+    while high - low > 5e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if at(middle) >= target else (middle, high)
+    return high
+
+
+@lru_cache(maxsize=64)
+def _critical(first: int, last: int, alpha: float) -> Floats:
+    """For m = first..last discordant items the largest count of the rarer side that is significant, -1 for
+    none: the last c with P(at most c of m) <= alpha / 2.
+    """
+    m = np.arange(first, last + 1)
+    at = stats.binom.ppf(alpha / 2, m, 0.5)
+    return np.asarray(np.where(stats.binom.cdf(at, m, 0.5) <= alpha / 2, at, at - 1))
+
+
+def _mcnemar_power(difference: float, discordant: float, n: int, alpha: float) -> float:
+    """Power of the two-sided exact McNemar test over all numbers m of discordant items, 0..n."""
+    if discordant == 0:
+        return 0.0
+    spread = 6 * math.sqrt(n * discordant * (1 - discordant)) + 9  # all but 1e-8 of the chance
+    first, last = max(0, math.floor(n * discordant - spread)), min(n, math.ceil(n * discordant + spread))
+    m, critical = np.arange(first, last + 1), _critical(first, last, alpha)
+    favour = (discordant + difference) / (2 * discordant)
+    rejects = stats.binom.cdf(critical, m, 1 - favour) + stats.binom.cdf(critical, m, favour)
+    return float((stats.binom.pmf(m, n, discordant) * rejects).sum())
+
+
+@lru_cache(maxsize=64)
+def _half_widths(item: float, flips: float, run: float, run_degrees: int, n: int, alpha: float) -> Floats:
+    """Half widths of the interval over the chi-square distribution of the runs' variance, (GRID,) or (1,)."""
+    seeds = np.zeros(1)
+    if run_degrees:
+        quantiles = stats.chi2.ppf((np.arange(GRID) + 0.5) / GRID, run_degrees) / run_degrees
+        seeds = (run + flips) * quantiles
+    sampled = np.full_like(seeds, item + flips)
+    total, degrees = crossed.combine(sampled, np.full_like(seeds, flips), seeds, run_degrees, n - 1)
+    least = crossed.floor(n, run_degrees / 2 + 1)
+    return np.asarray(stats.t.ppf(1 - alpha / 2, degrees) * np.sqrt(np.maximum(total, least)))
+
+
+def _t_power(
+    difference: float, item: float, flips: float, run: float, run_degrees: int, n: int, alpha: float
+) -> float:
+    """Power of the t-test over items and seeds. item, flips, run: what each adds to the variance of the
+    difference.
+    """
+    half = _half_widths(item, flips, run, run_degrees, n, alpha)
+    error = math.sqrt(item + flips + run)
+    if error == 0:
+        return float((difference > half).mean())
+    return float(
+        (special.ndtr((difference - half) / error) + special.ndtr((-half - difference) / error)).mean()
+    )
