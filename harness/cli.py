@@ -12,6 +12,8 @@ from typing import NoReturn
 
 from harness import __version__
 from harness.errors import EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, did_you_mean
+from harness.options import add_check, add_compare, positive_int, positive_seconds
+from harness.report.options import add_report
 
 # What a shell reports for a program whose reader went away (128 + SIGPIPE): `| head` is no failed run.
 EXIT_BROKEN_PIPE = 141
@@ -21,6 +23,7 @@ RUN_EXAMPLES = """examples:
   python -m harness run --strategy lora --task medqa
   python -m harness run --strategy full,lora --task medqa,pubmedqa --seed 0,1,2
   python -m harness run --strategy lora --task medqa --set strategy.r=8 --set train.learning_rate=1e-4
+  python -m harness run --study study.yaml --tune 3 --parallel 2
 """
 EXIT_CODES = (
     "exit codes: 0 all good, 1 a run failed, 2 asked wrongly, 3 something is not installed, 130 interrupted"
@@ -69,6 +72,9 @@ def make_parser() -> Parser:
     _add_run(commands)
     _add_list(commands)
     _add_show(commands)
+    add_report(commands, _add_results)
+    add_compare(commands, _add_results)
+    add_check(commands, _add_results)
     execute = commands.add_parser("exec", add_help=False)  # the run's own process; no help: not for users
     execute.add_argument("folder", type=Path)
     return parser
@@ -89,16 +95,23 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     what.add_argument(
         "--model",
         metavar="NAMES",
-        default="smollm2-135m",
-        help="a name (see: list models), a Hub id, a folder, or random:NAME for random weights",
+        help="a name (see: list models), a Hub id, a folder, or random:NAME for random weights; default: smollm2-135m",
     )
-    what.add_argument("--seed", metavar="NUMBERS", default="0", help="default: 0")
+    what.add_argument("--seed", metavar="NUMBERS", help="default: 0")
+    what.add_argument(
+        "--study", type=Path, metavar="FILE", help="a YAML file with the grid; options given here override it"
+    )
+    what.add_argument(
+        "--tune",
+        type=positive_int,
+        metavar="N",
+        help="try N learning rates for each strategy that trains, chosen on validation only",
+    )
     how = run.add_argument_group("how to run it")
     how.add_argument(
         "--data",
         metavar="SOURCE",
-        default="auto",
-        help="auto (the Hub, else the built-in sample), hub, sample, or a folder",
+        help="auto (the Hub, else the built-in sample; the default), hub, sample, or a folder",
     )
     how.add_argument("--scoring", choices=("letter", "cloze"), help="default: what suits the model")
     how.add_argument("--shots", type=int, metavar="K", help="worked examples in the prompt")
@@ -113,11 +126,16 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--engine", choices=("plain", "deepspeed"), help="default: the strategy's own")
     how.add_argument("--plugin", action="append", default=[], metavar="FILE", help="more strategies or tasks")
     where = run.add_argument_group("where and when")
+    where.add_argument("--processes", type=positive_int, default=1, metavar="N", help="one a GPU; default: 1")
     where.add_argument(
-        "--processes", type=_positive_int, default=1, metavar="N", help="one a GPU; default: 1"
+        "--parallel",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="runs side by side, each with GPUs of its own (on a CPU: a share of its cores); default: 1",
     )
     _add_results(where)
-    where.add_argument("--timeout", type=_positive_seconds, metavar="SECONDS", help="for each run")
+    where.add_argument("--timeout", type=positive_seconds, metavar="SECONDS", help="for each run")
     where.add_argument("--force", action="store_true", help="run again what is already done")
     where.add_argument(
         "--resume",
@@ -167,26 +185,6 @@ def _add_results(group: argparse._ActionsContainer) -> None:
     )
 
 
-def _positive_int(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
-    return value
-
-
-def _positive_seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
-    return value
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. What is no `HarnessError` is a bug and keeps its traceback."""
     args = make_parser().parse_args(argv)
@@ -219,6 +217,18 @@ def _dispatch(args: argparse.Namespace) -> int:
         from harness.commands.show import show
 
         return show(args)
+    if args.command == "report":
+        from harness.commands.report import report
+
+        return report(args)
+    if args.command == "compare":
+        from harness.commands.compare import compare
+
+        return compare(args)
+    if args.command == "check":
+        from harness.commands.check import check
+
+        return check(args)
     from harness.runtime.execute import main as execute
 
     return execute(args.folder)

@@ -72,6 +72,9 @@ class Environment(Frozen):
     driver: str | None
     fingerprint: str
     processes: int = 1
+    parallel_runs: int = Field(
+        1, ge=1, description="runs that shared this machine; above 1, a CPU's speeds are theirs together"
+    )
 
 
 class DataInfo(Frozen):

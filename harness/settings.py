@@ -38,12 +38,17 @@ OWN_OPTION = {
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One value asked for. `path` is what follows the section; `text` is what the user typed."""
+    """One value asked for.
+
+    `path` is what follows the section; `text` is what the user typed; `where` is the place in a study
+    file ("study.yaml:3: "), empty for the command line.
+    """
 
     section: str
     path: tuple[str, ...]
     value: Any
     text: str
+    where: str = ""
 
     @property
     def key(self) -> str:
@@ -66,28 +71,33 @@ def _parse_assignment(text: str, problems: list[str]) -> Assignment | None:
     if key in OWN_OPTION:
         problems.append(f"{shown}: use {OWN_OPTION[key]}")
         return None
-    section, *path = key.split(".")
-    if section not in SECTIONS:
-        problems.append(f"{shown}: {_unknown_section(section, path)}")
-        return None
-    if not path or not all(path):
-        problems.append(f"{shown}: expected {section}.SETTING=VALUE")
-        return None
-    model = SECTIONS[section]
-    if model is not None and path[0] not in model.model_fields:
-        known = settable(section, model)
-        hint = did_you_mean(path[0], known)
-        problems.append(f"{shown}: unknown setting '{path[0]}'{hint} ({section} has: {', '.join(known)})")
-        return None
-    if model is not None and len(path) > 1:
-        problems.append(f"{shown}: {section}.{path[0]} is one value, not a group")
+    if wrong := key_problem(key):
+        problems.append(f"{shown}: {wrong}")
         return None
     try:
         value = parse_value(raw)
     except ValueError as error:
         problems.append(f"{shown}: {error}")
         return None
+    section, *path = key.split(".")
     return Assignment(section, tuple(path), value, shown)
+
+
+def key_problem(key: str) -> str:
+    """Why `key` names no setting; empty where it names one (a strategy's own are checked later)."""
+    section, *path = key.split(".")
+    if section not in SECTIONS:
+        return _unknown_section(section, path)
+    if not path or not all(path):
+        return f"expected {section}.SETTING=VALUE"
+    model = SECTIONS[section]
+    if model is not None and path[0] not in model.model_fields:
+        known = settable(section, model)
+        hint = did_you_mean(path[0], known)
+        return f"unknown setting '{path[0]}'{hint} ({section} has: {', '.join(known)})"
+    if model is not None and len(path) > 1:
+        return f"{section}.{path[0]} is one value, not a group"
+    return ""
 
 
 def _unknown_section(section: str, path: Sequence[str]) -> str:
@@ -112,7 +122,7 @@ def parse_value(raw: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(raw, Loader=_loader())  # noqa: S506 - a SafeLoader with other scalars
+        return yaml.load(raw, Loader=yaml_loader())  # noqa: S506 - a SafeLoader with other scalars
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ValueError(f"cannot read the value ({reason})") from error
@@ -130,7 +140,7 @@ def format_value(value: Any) -> str:
 
 
 @cache
-def _loader() -> type[yaml.SafeLoader]:
+def yaml_loader() -> type[yaml.SafeLoader]:
     """PyYAML's safe loader with the scalars of YAML 1.2; its own 1.1 reads 1e-4 as text."""
     import yaml
 

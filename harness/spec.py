@@ -50,11 +50,18 @@ class TaskSpec(Frozen):
     scoring: Scoring = Field("letter", description="letter, or cloze (the option's text)")
     shots: int = Field(0, ge=0, le=64, description="worked examples before the question")
     limit: int | None = Field(None, ge=1, description="only the first N test items")
+    split: Literal["test", "validation"] = Field(
+        "test", description="what is scored; tuning trials score validation and leave test alone"
+    )
 
 
 class TrainSpec(Frozen):
-    learning_rate: float | None = Field(None, gt=0, le=10, description="default: the strategy's own, times the model card's scale")
-    epochs: float = Field(2.0, gt=0, le=1000, description="passes over the training split (Med42-v2, arXiv 2408.06142)")
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="default: the strategy's own, times the model card's scale"
+    )
+    epochs: float = Field(
+        2.0, gt=0, le=1000, description="passes over the training split (Med42-v2, arXiv 2408.06142)"
+    )
     max_steps: int | None = Field(None, ge=1, description="optimiser steps; overrides epochs")
     limit: int | None = Field(None, ge=1, description="only N training examples, drawn by seed")
     batch_size: int = Field(16, ge=1, description="examples an optimiser step, over all processes")

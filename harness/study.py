@@ -1,4 +1,4 @@
-"""A command line into the runs it asks for: every name checked, every default written out."""
+"""A command line and a study file into the runs they ask for: every name checked, every default written out."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any
 
-from harness.asked import Asked, build_strategies, check_sections, read_assignments
-from harness.cards import default_scoring, learning_rate_scale, resolve_model_name
+from harness.asked import Asked, Named, Variant, build_variants, check_sections, layered, read_assignments
+from harness.axes import command_axes, make_variants
+from harness.cards import default_scoring, learning_rate_scale
 from harness.contracts import Strategy, Task
-from harness.errors import UsageError, all_at_once, unknown_name
+from harness.errors import UsageError, all_at_once
 from harness.registry import Registry, load_registry, plugins_of
-from harness.settings import Assignment, one_line
+from harness.settings import one_line
 from harness.sources import resolve_source
 from harness.spec import EngineSpec, ModelSpec, PluginSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
+from harness.study_file import Study, read_study
 
 EXAMPLE = "python -m harness run --strategy lora --task medqa"
+DEFAULT_DATA = "auto"
 
 Notify = Callable[[str], None]
 
@@ -26,40 +29,55 @@ def parse_grid(
 ) -> list[RunSpec]:
     """The runs that `run`'s options ask for, each once, in the order task, model, strategy, seed.
 
-    `notify` is told what the user should know before the runs start. Raises one `UsageError` that
-    names every problem of the command line.
+    Options replace what a study file says of the same thing. `notify` is told what the user should
+    know before the runs start. Raises one `UsageError` that names every problem.
     """
-    registry = registry or load_registry(args.plugin)
-    notify = notify or (lambda text: None)
     problems: list[str] = []
-    tasks = _known("task", args.task, registry.tasks, problems)
-    strategy_classes = _known("strategy", args.strategy, registry.strategies, problems)
-    models = _models(args.model, problems)
-    seeds = _seeds(args.seed, problems)
+    study = read_study(args.study, problems) if args.study else Study()
+    registry = registry or load_registry([*args.plugin, *study.plugins])
+    notify = notify or (lambda text: None)
+    axes = command_axes(args)
     assignments = read_assignments(args, problems)
-    asked = check_sections(assignments, problems)
-    strategies = build_strategies(strategy_classes, assignments, problems)
-    for strategy in strategies:
-        problems += _strategy_problems(strategy, asked, registry)
-    _check_effect(assignments, strategies, asked, problems, notify)
-    sources = _sources(args.data, tasks, problems)
+    variants = make_variants(study, axes, assignments, registry, problems)
+    if not variants:
+        check_sections(layered(study.settings, assignments), problems)
+    build_variants(variants, problems)
+    for variant in variants:
+        if variant.strategy is not None:
+            problems += _strategy_problems(variant.strategy, variant.asked, registry)
+    _check_effect(variants, problems, notify)
+    tasks = [registry.tasks[name] for name in _in_order(variant.tasks for variant in variants)]
+    data = Named(args.data) if args.data is not None else study.data or Named(DEFAULT_DATA)
+    sources = _sources(data, tasks, problems)
     all_at_once(list(dict.fromkeys(problems)), _remedy(args))
-
     for task in tasks:
         if notice := sources[task.name][1]:
             notify(notice)
+    return _specs(variants, {name: source for name, (source, _) in sources.items()}, registry)
+
+
+def _specs(variants: Sequence[Variant], sources: dict[str, str], registry: Registry) -> list[RunSpec]:
+    """Every run of every variant, each once: task, model and seed in the order they were named."""
+    tasks = _in_order(variant.tasks for variant in variants)
+    models = _in_order(variant.models for variant in variants)
     specs = (
         resolve(
-            strategy,
-            asked,
-            task=(task.name, sources[task.name][0]),
+            variant.strategy,
+            variant.asked,
+            task=(task, sources[task]),
             model=model,
             seed=seed,
-            plugins=plugins_of(registry, [("strategy", strategy.name), ("task", task.name)]),
+            plugins=plugins_of(registry, [("strategy", variant.cls.name), ("task", task)]),
         )
-        for task, model, strategy, seed in product(tasks, models, strategies, seeds)
+        for task, model, variant in product(tasks, models, variants)
+        if variant.strategy is not None and task in variant.tasks and model in variant.models
+        for seed in variant.seeds
     )
     return list({spec.run_id: spec for spec in specs}.values())
+
+
+def _in_order(lists: Iterable[list[str]]) -> list[str]:
+    return list(dict.fromkeys(name for names in lists for name in names))
 
 
 def resolve(
@@ -108,44 +126,6 @@ def _engine_name(strategy: Strategy, asked: Asked) -> str:
     return str(asked.engine.get("name", strategy.default_engine))
 
 
-def split_list(text: str | None) -> list[str]:
-    """The parts of a comma list, each once, in order."""
-    parts = (part.strip() for part in (text or "").split(","))
-    return list(dict.fromkeys(part for part in parts if part))
-
-
-def _known(kind: str, text: str | None, table: dict[str, type[Any]], problems: list[str]) -> list[type[Any]]:
-    names = split_list(text)
-    if not names:
-        problems.append(f"--{kind} is missing (known: {', '.join(sorted(table))})")
-    problems += [unknown_name(kind, name, table) for name in names if name not in table]
-    return [table[name] for name in names if name in table]
-
-
-def _models(text: str | None, problems: list[str]) -> list[str]:
-    models = []
-    for name in split_list(text):
-        try:
-            models.append(resolve_model_name(name))
-        except UsageError as error:
-            problems.append(one_line(error))
-    if not split_list(text):
-        problems.append("--model is empty")
-    return list(dict.fromkeys(models))
-
-
-def _seeds(text: str | None, problems: list[str]) -> list[int]:
-    seeds = []
-    for part in split_list(text):
-        if part.isascii() and part.isdigit() and int(part) < 2**32:
-            seeds.append(int(part))
-        else:
-            problems.append(f"--seed {part}: expected a whole number from 0 to {2**32 - 1}")
-    if not split_list(text):
-        problems.append("--seed is empty")
-    return list(dict.fromkeys(seeds))
-
-
 def _strategy_problems(strategy: Strategy, asked: Asked, registry: Registry) -> list[str]:
     """What is wrong with this strategy under the settings asked for."""
     problems = []
@@ -174,39 +154,38 @@ def _strategy_problems(strategy: Strategy, asked: Asked, registry: Registry) -> 
     return problems
 
 
-def _check_effect(
-    assignments: Iterable[Assignment],
-    strategies: Sequence[Strategy],
-    asked: Asked,
-    problems: list[str],
-    notify: Notify,
-) -> None:
+def _check_effect(variants: Sequence[Variant], problems: list[str], notify: Notify) -> None:
     """Settings that no run of the grid would use: ZeRO's are a mistake, training's are worth a line."""
-    if not strategies:
-        return
-    training = [strategy for strategy in strategies if strategy.trains]
-    names = ", ".join(strategy.name for strategy in strategies)
-    sharded = any(_engine_name(strategy, asked) == "deepspeed" for strategy in training)
-    for assignment in assignments:
+    users: dict[str, list[Variant]] = {}
+    for variant in variants:
+        for assignment in variant.assignments:
+            if variant.strategy is not None:
+                users.setdefault(assignment.text, []).append(variant)
+    texts = {a.text: a for variant in variants for a in variant.assignments}
+    for text, used_by in users.items():
+        assignment = texts[text]
+        training = [v for v in used_by if v.strategy is not None and v.strategy.trains]
+        sharded = any(v.strategy and _engine_name(v.strategy, v.asked) == "deepspeed" for v in training)
         if assignment.section == "train" and not training:
-            notify(f"{assignment.text} has no effect: {names} does not train")
+            names = ", ".join(dict.fromkeys(variant.cls.name for variant in used_by))
+            notify(f"{text} has no effect: {names} does not train")
         if assignment.key in ("engine.zero_stage", "engine.offload") and not sharded:
-            problems.append(f"{assignment.text} has no effect on the plain engine: add --engine deepspeed")
+            problems.append(f"{text} has no effect on the plain engine: add --engine deepspeed")
 
 
 def _sources(
-    data: str, tasks: Sequence[type[Task]], problems: list[str]
+    data: Named, tasks: Sequence[type[Task]], problems: list[str]
 ) -> dict[str, tuple[str, str | None]]:
     """Each task's data source and notice. `auto` asks the Hub only when all else is in order."""
-    if problems and data == "auto":
+    if problems and data.value == "auto":
         return {}
     from concurrent.futures import ThreadPoolExecutor
 
     def source_of(task: type[Task]) -> tuple[str, str | None] | str:
         try:
-            return resolve_source(data, task)
+            return resolve_source(data.value, task)
         except UsageError as error:
-            return one_line(error)
+            return data.where + one_line(error)
 
     # Side by side: without a network each question takes its whole time limit.
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -216,4 +195,4 @@ def _sources(
 
 
 def _remedy(args: argparse.Namespace) -> str:
-    return "" if args.strategy and args.task else f"For example: {EXAMPLE}"
+    return "" if args.study or (args.strategy and args.task) else f"For example: {EXAMPLE}"

@@ -5,24 +5,34 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+from harness.commands.gridplan import Item, make_items, print_plan
 from harness.commands.preflight import check_data, check_packages
-from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, HarnessError, UsageError
-from harness.launch.local import LaunchOptions, run_local
-from harness.launch.progress import make_display
+from harness.commands.reuse import reusable
+from harness.commands.tuning import Tuner, told
+from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from harness.launch.board import make_board
+from harness.launch.devices import Place, places
+from harness.launch.grid import After, Outcomes, run_all
+from harness.launch.local import LaunchOptions
 from harness.record import RunRecord
 from harness.registry import load_registry
 from harness.report.text import make_console, print_runs, print_table
 from harness.spec import RunSpec
-from harness.store import State, Store, differences
+from harness.store import Store, differences
 from harness.study import parse_grid
+from harness.study_file import Study, read_study
+from harness.tune import store_failure, store_tuning
+
+Say = Callable[[str], None]
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is asked for; returns the exit code."""
-    registry = load_registry(args.plugin)
+    # Its problems are reported by parse_grid, all together.
+    study = read_study(args.study, []) if args.study else Study()
+    registry = load_registry([*args.plugin, *study.plugins])
 
     def say(text: str) -> None:
         if not args.quiet:
@@ -30,22 +40,41 @@ def run(args: argparse.Namespace) -> int:
 
     specs = parse_grid(args, registry, notify=lambda text: say(_framed(text)))
     store = Store(args.results)
-    done = {} if args.force else _already_done(specs, store)
+    tuner = Tuner(specs, args.tune or study.tune or 1, store, force=args.force)
+    where, notice = places(args.parallel, args.processes)
+    finals = [found for found in map(tuner.resolved, specs) if isinstance(found, RunSpec)]
+    known = [found for spec in tuner.settled(specs) if isinstance(found := tuner.resolved(spec), RunSpec)]
+    done = {} if args.force else _already_done(known, store)
     if args.dry_run:
-        _print_plan(specs, store, args)
+        _print_dry_run(_items(specs, tuner, store, args), study.name, _side_by_side(where), args)
         return EXIT_OK
-    missing = [spec for spec in specs if spec.run_id not in done]
-    for run_id in done:
-        say(f"already done: {run_id} (use --force to run again)")
-    check_packages(missing, registry)
-    check_data(missing, registry)
-    records, code = _run_missing(specs, done, store, args)
+    missing = [spec for spec in finals if spec.run_id not in done]
+    check_packages([*tuner.missing, *missing], registry)
+    check_data([*tuner.missing, *missing], registry)
+    if len(specs) == 1 and done and not tuner.missing:
+        say(f"already done: {next(iter(done))} (use --force to run again)")
+    elif len(specs) + len(tuner.all) > 1 and not args.quiet and not args.json:
+        side_by_side = _side_by_side(where)
+        plan = _items(specs, tuner, store, args)
+        print_plan(make_console(sys.stderr), plan, name=study.name, side_by_side=side_by_side)
+    if notice and (missing or tuner.missing):
+        say(f"note: {notice}")
+    records, code = _Session(args, store, where, say).go(specs, tuner)
     if args.json:
         dumped = [record.model_dump(mode="json") for record in records]
         print(json.dumps(dumped[0] if len(specs) == 1 and dumped else dumped, indent=1))
     elif records:
         print_runs(records)
     return code
+
+
+def _items(specs: Sequence[RunSpec], tuner: Tuner, store: Store, args: argparse.Namespace) -> list[Item]:
+    return make_items(specs, tuner, store, force=args.force, resume=args.resume)
+
+
+def _side_by_side(where: Sequence[Place]) -> int:
+    """How many times faster a grid is than its runs one after the other: on a CPU they share its cores."""
+    return len(where) if "CUDA_VISIBLE_DEVICES" in where[0] else 1
 
 
 def _framed(text: str) -> str:
@@ -56,66 +85,67 @@ def _framed(text: str) -> str:
     return f"{rule}\n{text}\n{rule}"
 
 
-def reusable(spec: RunSpec, store: Store) -> RunRecord | None:
-    """The record of `spec` where it ended well and still holds, else `None`.
-
-    Raises `StoreError` where another spec has its place, `UsageError` where its data has changed.
-    """
-    if store.state(spec.run_id) != "ok":
-        return None
-    record = store.record(spec.run_id)
-    store.check_same(spec, record.spec)
-    if spec.task.source not in ("hub", "sample"):
-        changed = store.changed_files(record, Path(spec.task.source))
-        if changed:
-            raise UsageError(
-                f"run {spec.run_id} is done, but its data has changed since in {spec.task.source}: "
-                f"{', '.join(changed)}",
-                "Use --force to run it again in its place, or another --results folder.",
-            )
-    return record
-
-
 def _already_done(specs: Sequence[RunSpec], store: Store) -> dict[str, RunRecord]:
     records = ((spec.run_id, reusable(spec, store)) for spec in specs)
     return {run_id: record for run_id, record in records if record is not None}
 
 
-def _run_missing(
-    specs: Sequence[RunSpec], done: dict[str, RunRecord], store: Store, args: argparse.Namespace
-) -> tuple[list[RunRecord], int]:
-    """All records of the grid in its order, and the exit code. A failed run does not end the grid."""
-    options = LaunchOptions(args.processes, args.timeout, args.resume, args.force, args.log_samples)
-    records: list[RunRecord] = []
-    refusals: list[HarnessError] = []
-    for index, spec in enumerate(specs, start=1):
-        if spec.run_id in done:
-            records.append(done[spec.run_id])
-            continue
-        title = f"[{index}/{len(specs)}] {spec.run_id}"
-        try:
-            with make_display(title, quiet=args.quiet, as_json=args.json) as display:
-                record = run_local(spec, store, options, display)
-        except KeyboardInterrupt:
-            _tell_interrupted(len(specs) - index)
-            if store.state(spec.run_id) == "ok":  # it was stopped too late to be stopped
-                records.append(store.record(spec.run_id))
+class _Session:
+    """Runs what is missing of a grid: the trials, then the runs at the rates that these choose."""
+
+    def __init__(self, args: argparse.Namespace, store: Store, where: Sequence[Place], say: Say) -> None:
+        self._args = args
+        self._store = store
+        self._where = where
+        self._say = say
+        self._options = LaunchOptions(args.processes, args.timeout, args.resume, args.force, args.log_samples)
+
+    def go(self, specs: Sequence[RunSpec], tuner: Tuner) -> tuple[list[RunRecord], int]:
+        """All records of the grid in its order, and the exit code. A failed run does not end the grid."""
+        trials = self._launch(tuner.missing, tuner.store, after=tuner.drop_weights)
+        tuner.records |= trials.records
+        if trials.interrupted:
+            _tell_interrupted(trials.not_started + len(specs))
+            return [], EXIT_INTERRUPTED
+        # What is still open had a trial refused, which has been told.
+        resolved = {found.run_id: found for found in map(tuner.resolved, tuner.settled(specs))}
+        finals = {run_id: found for run_id, found in resolved.items() if isinstance(found, RunSpec)}
+        failures = {run_id: found for run_id, found in resolved.items() if isinstance(found, RunRecord)}
+        for failure in failures.values():
+            store_failure(self._store, failure)
+        self._tell_tuning(specs, tuner)
+        done = {} if self._args.force else _already_done(list(finals.values()), self._store)
+        runs = self._launch([spec for run_id, spec in finals.items() if run_id not in done], self._store)
+        if len(specs) == 1 and (trials.refusals or runs.refusals):
+            raise next(iter({**trials.refusals, **runs.refusals}.values()))
+        known = {**failures, **done, **runs.records}
+        self._store_tunings(specs, tuner, known)
+        records = [known[run_id] for run_id in resolved if run_id in known]
+        if runs.interrupted:
+            _tell_interrupted(runs.not_started)
             return records, EXIT_INTERRUPTED
-        except HarnessError as error:
-            if len(specs) == 1:
-                raise
-            print(f"error: {spec.run_id}: {error}", file=sys.stderr, flush=True)
-            refusals.append(error)
-            continue
-        records.append(record)
-        if record.status == "interrupted":
-            _tell_interrupted(len(specs) - index)
-            return records, EXIT_INTERRUPTED
-        if record.failure is not None:
-            _tell_failure(record, store)
-    if any(record.status == "failed" for record in records):
-        return records, EXIT_FAILED
-    return records, max((refusal.exit_code for refusal in refusals), default=EXIT_OK)
+        if any(record.status == "failed" for record in records):
+            return records, EXIT_FAILED
+        return records, max(trials.refusal_code, runs.refusal_code)
+
+    def _launch(self, specs: Sequence[RunSpec], store: Store, after: After | None = None) -> Outcomes:
+        if not specs:
+            return Outcomes()
+        quiet, as_json = self._args.quiet, self._args.json
+        board = make_board(specs, store.root, quiet=quiet, as_json=as_json, parallel=len(self._where))
+        return run_all(specs, store, self._options, self._where, board, after)
+
+    def _tell_tuning(self, specs: Sequence[RunSpec], tuner: Tuner) -> None:
+        tunings = [(spec, tuner.tuning(spec)) for spec in tuner.settled(specs)]
+        for line in dict.fromkeys(told(spec, tuning) for spec, tuning in tunings if tuning):
+            self._say(line)
+
+    def _store_tunings(self, specs: Sequence[RunSpec], tuner: Tuner, known: dict[str, RunRecord]) -> None:
+        """Beside each run that was tuned, how: also where it had been run before without."""
+        for spec in tuner.settled(specs):
+            tuning, run_id = tuner.tuning(spec), tuner.resolved(spec).run_id
+            if tuning is not None and run_id in known:
+                store_tuning(self._store, run_id, tuning)
 
 
 def _tell_interrupted(remaining: int) -> None:
@@ -123,38 +153,34 @@ def _tell_interrupted(remaining: int) -> None:
     print(f"interrupted{rest}. The same command goes on from there.", file=sys.stderr)
 
 
-def _tell_failure(record: RunRecord, store: Store) -> None:
-    failure = record.failure
-    if failure is None:
-        return
-    lines = [f"failed: {record.run_id}: {failure.kind} in {failure.phase}: {failure.message}"]
-    lines += [failure.remedy] if failure.remedy else []
-    lines.append(f"Log: {store.folder(record.run_id) / 'log.txt'}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-def _print_plan(specs: Sequence[RunSpec], store: Store, args: argparse.Namespace) -> None:
+def _print_dry_run(items: Sequence[Item], name: str, parallel: int, args: argparse.Namespace) -> None:
     """What would be run, and in what each run departs from the defaults."""
-    states = {spec.run_id: store.state(spec.run_id) for spec in specs}
     if args.json:
         plan = [
             {
-                "run_id": spec.run_id,
-                "state": states[spec.run_id],
-                "differences": departures(spec),
-                "spec": spec.model_dump(mode="json"),
+                "run_id": item.spec.run_id,
+                "state": item.state,
+                "action": item.fate,
+                "forecast_seconds": item.seconds,
+                "trial": item.trial,
+                "learning_rate_to_be_chosen": item.open_rate,
+                "differences": departures(item.spec),
+                "spec": item.spec.model_dump(mode="json"),
             }
-            for spec in specs
+            for item in items
         ]
         print(json.dumps(plan, indent=1))
         return
     console = make_console()
-    for spec in specs:
-        console.print(f"{spec.run_id}: {_would(states[spec.run_id], force=args.force)}", soft_wrap=True)
+    for item in items:
+        console.print(f"{item.spec.run_id}: {_would(item, force=args.force)}", soft_wrap=True)
+    specs = [item.spec for item in items]
     rows = [
         [key, _values(key, specs)] for key in dict.fromkeys(key for spec in specs for key in departures(spec))
     ]
     print_table(console, ["setting (not default)", "value"], rows, fold=(0, 1))
+    if len(items) > 1:
+        print_plan(console, items, name=name, side_by_side=parallel)
 
 
 def _values(key: str, specs: Sequence[RunSpec]) -> str:
@@ -169,11 +195,14 @@ def departures(spec: RunSpec) -> dict[str, object]:
     return {key: new for key, (_, new) in differences(plain, spec).items() if new is not None}
 
 
-def _would(state: State, *, force: bool) -> str:
-    if force and state != "absent":
-        return f"would be run again (found: {state})"
-    return {
-        "absent": "would be run",
-        "ok": "already done",
-        "unfinished": "unfinished, would be taken up",
-    }.get(state, f"{state}, would be tried again")
+def _would(item: Item, *, force: bool) -> str:
+    trial = " as a trial" if item.trial else ""
+    if item.open_rate:
+        return "would be run at the learning rate its trials choose"
+    if force and item.state != "absent":
+        return f"would be run again{trial} (found: {item.state})"
+    if item.fate == "done":
+        return "already done"
+    return {"absent": f"would be run{trial}", "unfinished": "unfinished, would be taken up"}.get(
+        item.state, f"{item.state}, would be tried again"
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cards import find_card
 from harness.commands.repeat import repeat_command
+from harness.commands.tuning import print_tuning
 from harness.errors import EXIT_OK, UsageError, did_you_mean
 from harness.launch.progress import duration
 from harness.record import RunRecord, Score
@@ -38,6 +39,7 @@ def show(args: argparse.Namespace) -> int:
     console = make_console()
     if record:
         _print_record(console, record)
+        print_tuning(console, store.folder(run_id))
     else:
         step = last_checkpoint(store.folder(run_id))
         at = f"last checkpoint at step {step}" if step is not None else "no checkpoint"

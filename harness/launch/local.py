@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import EXIT_MISSING, HarnessError, MissingDependencyError, UsageError
 from harness.files import store_error, write_json_atomic
 from harness.launch.outcome import failure_of, log_tail, oom_kills, record_of, timeout_failure
-from harness.launch.process import Ending, Event, Follower, OnEvent, start, watch
+from harness.launch.process import Ending, Event, Follower, OnEvent, StopRequests, start, watch
 from harness.lock import write_holders
 from harness.record import RunRecord
 from harness.spec import RunSpec
@@ -19,6 +21,8 @@ from harness.store import Store, last_checkpoint
 
 RECORD = "record.json"
 PREVIOUS = "record.previous.json"
+# The folder of replaced results goes when it is empty: not while another run is about to move into it.
+_REPLACING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class LaunchOptions:
     resume: bool = True
     force: bool = False
     log_samples: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def exec_command(folder: Path, processes: int) -> list[str]:
@@ -41,8 +46,14 @@ def exec_command(folder: Path, processes: int) -> list[str]:
     return [sys.executable, *torchrun, *run]
 
 
-def run_local(spec: RunSpec, store: Store, options: LaunchOptions, on_event: OnEvent) -> RunRecord:
-    """Execute `spec` and return its record, which is in the store by then.
+def run_local(
+    spec: RunSpec,
+    store: Store,
+    options: LaunchOptions,
+    on_event: OnEvent,
+    requests: StopRequests | None = None,
+) -> RunRecord:
+    """Execute `spec` and return its record, which is in the store by then. For `requests` see `watch`.
 
     An unfinished, failed or interrupted run is taken up where it stopped. With `force` an earlier
     result is set aside and deleted once this one ended well. Raises `UsageError` where another
@@ -50,19 +61,21 @@ def run_local(spec: RunSpec, store: Store, options: LaunchOptions, on_event: OnE
     asked to stop but the run still came to its end (its record is stored).
     """
     run_id = spec.run_id
-    aside = store.set_aside(run_id) if options.force else None
+    with _REPLACING:
+        aside = store.set_aside(run_id) if options.force else None
     try:
         with store.lock(run_id) as lock:
             if store.state(run_id) == "ok":  # another process was faster
                 return store.record(run_id)
             folder = _take_up(spec, store, options, on_event)
-            record, ending = _execute(spec, store, folder, lock, options, on_event)
+            record, ending = _execute(spec, store, folder, lock, options, on_event, requests)
     except HarnessError:
         if aside is not None:
             store.put_back(run_id, aside)
         raise
     if record.status == "ok":
-        store.drop_replaced(run_id)
+        with _REPLACING:
+            store.drop_replaced(run_id)
     elif aside is not None:
         on_event(_notice(f"the result that --force was to replace is kept in {aside}"))
     if ending.stopped == "interrupted" and record.status != "interrupted":
@@ -95,18 +108,24 @@ def _take_up(spec: RunSpec, store: Store, options: LaunchOptions, on_event: OnEv
 
 
 def _execute(
-    spec: RunSpec, store: Store, folder: Path, lock: int, options: LaunchOptions, on_event: OnEvent
+    spec: RunSpec,
+    store: Store,
+    folder: Path,
+    lock: int,
+    options: LaunchOptions,
+    on_event: OnEvent,
+    requests: StopRequests | None,
 ) -> tuple[RunRecord, Ending]:
     log = folder / "log.txt"
     log_start = log.stat().st_size if log.exists() else 0
     kills_before = oom_kills()
     follower = Follower(folder / "events.jsonl")
-    environment = {"HARNESS_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    environment = {**options.environment, "HARNESS_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     if options.log_samples:
         environment["HARNESS_LOG_SAMPLES"] = "1"
     child = start(exec_command(folder, options.processes), log, lock, environment)
     write_holders(lock, os.getpid(), child.pid)
-    ending = watch(child, follower, on_event, options.timeout_seconds)
+    ending = watch(child, follower, on_event, options.timeout_seconds, requests)
 
     if (folder / RECORD).exists():
         return _own_record(spec, store, folder, ending, options), ending

@@ -112,13 +112,21 @@ def start(
 
 
 def watch(
-    child: subprocess.Popen[bytes], follower: Follower, on_event: OnEvent, timeout_seconds: float | None
+    child: subprocess.Popen[bytes],
+    follower: Follower,
+    on_event: OnEvent,
+    timeout_seconds: float | None,
+    requests: StopRequests | None = None,
 ) -> Ending:
-    """Hand on the child's events until it ends; stop it when asked to, or when its time is up."""
+    """Hand on the child's events until it ends; stop it when asked to, or when its time is up.
+
+    `requests` are those of a grid that watches several children, each in a thread, where no thread
+    but the main one is told of signals.
+    """
     phase, refused = "start", None
     started = time.monotonic()
     stopper = _Stopper(child, timeout_seconds)
-    with StopRequests() as requests:
+    with contextlib.nullcontext(requests) if requests else StopRequests() as stop:
         try:
             while True:
                 code = child.poll()  # before reading: what it wrote last is then read too
@@ -128,7 +136,7 @@ def watch(
                     on_event(event)
                 if code is not None:
                     break
-                stopper.check(requests.count)
+                stopper.check(stop.count)
                 time.sleep(POLL_SECONDS)
         finally:
             if child.poll() is None:  # this process itself failed: leave nothing running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from harness.record import RunRecord
 
 Severity = Literal["breaks", "warns"]
 """`breaks`: the scores must not be compared. `warns`: they may, and the reader must know."""
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,22 @@ def _trains(record: RunRecord) -> bool:
     return record.spec.train.learning_rate is not None
 
 
+def _test_items(record: RunRecord) -> str | None:
+    return f"{record.data.test_n} ({record.data.test_fingerprint[:12]})" if record.data else None
+
+
+def _scoring(record: RunRecord) -> str:
+    return record.spec.task.scoring
+
+
 _BREAKS: dict[str, Callable[[RunRecord], Any]] = {
     "data set": _data("title"),
-    "test items": _data("test_fingerprint"),
-    "scoring": lambda record: record.spec.task.scoring,
+    "test items": _test_items,
+    "scoring": _scoring,
 }
+# The fingerprints are over prompts and choices as they are scored: with another scoring they differ
+# although the items are the same, so that then only the numbers of items can be held together.
+_BREAKS_OTHER_SCORING = {**_BREAKS, "test items": _data("test_n")}
 
 _WARNS: dict[str, Callable[[RunRecord], Any]] = {
     "data": _data("fingerprint"),
@@ -52,6 +66,9 @@ _WARNS: dict[str, Callable[[RunRecord], Any]] = {
     "attention": lambda record: record.spec.model.attention,
     "device": _environment("device_name"),
     "processes": _environment("processes"),
+    "runs side by side": _environment("parallel_runs"),
+    "driver": _environment("driver"),
+    "medtune commit": _environment("git"),
     "python": _environment("python"),
 }
 
@@ -69,11 +86,14 @@ _TRAIN_FIELDS = (
 
 def audit(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Difference]:
     """Every difference between two groups of runs, those that forbid a comparison first."""
-    found = _compare(_BREAKS, one, other, "breaks")
-    found += _compare(_WARNS, one, other, "warns")
+    same_scoring = len({_scoring(record) for record in (*one, *other)}) == 1
+    found = _compare(_BREAKS if same_scoring else _BREAKS_OTHER_SCORING, one, other, "breaks")
+    warns = {what: read for what, read in _WARNS.items() if same_scoring or what != "data"}
+    found += _compare(warns, one, other, "warns")
     if all(map(_trains, (*one, *other))):
         train = {f"train.{name}": _train_field(name) for name in _TRAIN_FIELDS}
-        found += _compare({**_BUDGET, **train}, one, other, "warns")
+        engine: dict[str, Callable[[RunRecord], Any]] = {"engine": lambda record: record.spec.engine.name}
+        found += _compare({**_BUDGET, **train, **engine}, one, other, "warns")
     return found + _packages(one, other) + _seeds(one, other)
 
 
@@ -91,22 +111,26 @@ def _compare(
     for what, read in fields.items():
         left, right = {str(read(record)) for record in one}, {str(read(record)) for record in other}
         if left != right:
-            found.append(Difference(what, " / ".join(sorted(left)), " / ".join(sorted(right)), severity))
+            found.append(Difference(what, _joined(left), _joined(right), severity))
     return found
 
 
-def _packages(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Difference]:
-    def versions(records: Sequence[RunRecord], name: str) -> str:
-        own = {r.environment.packages.get(name, "none") for r in records if r.environment}
-        return " / ".join(sorted(own))
+def _joined(values: set[str]) -> str:
+    """The values, those that are fingerprints by their beginning."""
+    return " / ".join(value[:12] if _FINGERPRINT.fullmatch(value) else value for value in sorted(values))
 
-    every = (*one, *other)
-    names = sorted({name for record in every if record.environment for name in record.environment.packages})
-    return [
-        Difference(f"package {name}", left, right, "warns")
-        for name in names
-        if (left := versions(one, name)) != (right := versions(other, name))
-    ]
+
+def _packages(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Difference]:
+    fields = {f"package {name}": _package(name) for name in _package_names((*one, *other))}
+    return _compare(fields, one, other, "warns")
+
+
+def _package(name: str) -> Callable[[RunRecord], Any]:
+    return lambda record: record.environment.packages.get(name, "none") if record.environment else "unknown"
+
+
+def _package_names(records: Sequence[RunRecord]) -> list[str]:
+    return sorted({name for record in records if record.environment for name in record.environment.packages})
 
 
 def _seeds(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Difference]:
@@ -114,6 +138,17 @@ def _seeds(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Differe
     if sorted(left) == sorted(right):
         return []
     return [Difference("seeds", ", ".join(map(str, left)), ", ".join(map(str, right)), "warns")]
+
+
+def within(records: Sequence[RunRecord]) -> list[Difference]:
+    """What is not the same over the seeds of one group."""
+    found = []
+    packages = {f"package {name}": _package(name) for name in _package_names(records)}
+    for what, read in {**_WARNS, **packages}.items():
+        first, *others = sorted({str(read(record)) for record in records})
+        if others:
+            found.append(Difference(what, _joined({first}), _joined(set(others)), "warns"))
+    return found
 
 
 def comparable(differences: Sequence[Difference]) -> bool:
@@ -128,4 +163,5 @@ def same_device(one: RunRecord, other: RunRecord) -> bool:
         and other.environment is not None
         and one.environment.device_name == other.environment.device_name
         and one.environment.processes == other.environment.processes
+        and one.environment.parallel_runs == other.environment.parallel_runs
     )

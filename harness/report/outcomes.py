@@ -6,14 +6,16 @@ A group is the runs of one spec over its seeds. Legend: S seeds, n items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError, UsageError
 from harness.record import RunRecord
+from harness.report.labels import labels
 from harness.report.rows import title_of
 from harness.store import Store
 
@@ -34,10 +36,13 @@ class Group:
         return tuple(record.spec.seed for record in self.records)
 
     @property
-    def condition(self) -> tuple[str, str, str, int, int | None]:
-        """What must be equal for two groups to stand in one table."""
+    def condition(self) -> tuple[str, str, str, int | None]:
+        """What must be equal for two groups to stand in one column of a table.
+
+        Not the worked examples: few-shot beside zero-shot is a comparison of strategies.
+        """
         spec = self.first.spec
-        return (title_of(self.first), spec.model.name, spec.task.scoring, spec.task.shots, spec.task.limit)
+        return (title_of(self.first), spec.model.name, spec.task.scoring, spec.task.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,51 +54,51 @@ class Outcomes:
     correct: NDArray[np.bool_]
 
 
+@dataclass(slots=True)
+class Reader:
+    """Reads predictions; the names of items, which many runs share, are made once."""
+
+    known: list[tuple[Any, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+
+    def items(self, path: Path, table: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ids and subgroups of a table's items. Raises StoreError where an item is there twice."""
+        columns = table.select(["example_id", "subgroup"])
+        for seen, ids, subgroups in self.known:
+            if seen.equals(columns):
+                return ids, subgroups
+        ids, subgroups = (tuple(columns[name].to_pylist()) for name in ("example_id", "subgroup"))
+        if len(set(ids)) != len(ids):
+            raise StoreError(f"{path} holds an item twice", "Run it again with --force.")
+        self.known.append((columns, ids, subgroups))
+        return ids, subgroups
+
+
+def digest_of(record: RunRecord) -> str:
+    """What the runs of one group have in common: their spec without the seed."""
+    return record.spec.model_copy(update={"seed": 0}).digest
+
+
 def groups(records: Sequence[RunRecord]) -> list[Group]:
     """The records that ended well, grouped; labels tell a strategy's variants apart."""
-    by_digest: dict[str, list[RunRecord]] = {}
+    found: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
-        if record.status == "ok":
-            digest = record.spec.model_copy(update={"seed": 0}).digest
-            by_digest.setdefault(digest, []).append(record)
-    members = [sorted(own, key=lambda record: record.spec.seed) for own in by_digest.values()]
-    labels = _labels([own[0] for own in members])
-    return [Group(label, tuple(own)) for label, own in zip(labels, members, strict=True)]
+        if record.status == "ok" and record.data:
+            # Data can change under an unchanged spec: those runs are no seeds of one group.
+            key = (digest_of(record), record.data.title, record.data.test_fingerprint)
+            found.setdefault(key, []).append(record)
+    members = [sorted(own, key=lambda record: record.spec.seed) for own in found.values()]
+    named = labels([own[0] for own in members])
+    return [Group(label, tuple(own)) for label, own in zip(named, members, strict=True)]
 
 
-def _labels(firsts: Sequence[RunRecord]) -> list[str]:
-    """The strategy's name, plus the settings in which its variants among `firsts` differ."""
-    flat = [_flat_settings(record) for record in firsts]
-    labels = []
-    for record, own in zip(firsts, flat, strict=True):
-        name = record.spec.strategy.name
-        same = [
-            other
-            for peer, other in zip(firsts, flat, strict=True)
-            if peer.spec.strategy.name == name and peer.spec.task == record.spec.task
-        ]
-        keys = sorted({key for other in same for key in other if other[key] != own.get(key)})
-        told = ", ".join(f"{key.partition('.')[2]}={own.get(key)}" for key in keys)
-        labels.append(f"{name} ({told})" if told else name)
-    return labels
-
-
-def _flat_settings(record: RunRecord) -> dict[str, object]:
-    spec = record.spec
-    flat: dict[str, object] = {f"strategy.{key}": value for key, value in spec.strategy.settings.items()}
-    for section in ("model", "train", "engine"):
-        own = getattr(spec, section).model_dump(mode="json")
-        flat |= {f"{section}.{key}": value for key, value in own.items()}
-    return flat
-
-
-def load_outcomes(store: Store, group: Group) -> Outcomes:
+def load_outcomes(store: Store, group: Group, reader: Reader | None = None) -> Outcomes:
     """The group's per-item outcomes. Raises UsageError where its runs were not asked the same items."""
-    tables = [_read(store.folder(record.run_id) / "predictions.parquet") for record in group.records]
+    reader = reader or Reader()
+    tables = [_read(store.folder(record.run_id) / "predictions.parquet", reader) for record in group.records]
     ids, subgroups, _ = tables[0]
     rows = []
     for record, (own_ids, _, correct) in zip(group.records, tables, strict=True):
-        if own_ids != ids:
+        if own_ids is not ids and own_ids != ids:
             raise UsageError(
                 f"{record.run_id} was asked other items than {group.first.run_id}",
                 "Their data differ; run one of them again with --force.",
@@ -104,6 +109,8 @@ def load_outcomes(store: Store, group: Group) -> Outcomes:
 
 def aligned(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
     """Both over the same items in the same order. Raises UsageError where they have other items."""
+    if one.example_ids is other.example_ids or one.example_ids == other.example_ids:
+        return one, other
     if set(one.example_ids) != set(other.example_ids):
         common = len(set(one.example_ids) & set(other.example_ids))
         raise UsageError(
@@ -116,18 +123,42 @@ def aligned(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
     return one, Outcomes(one.example_ids, one.subgroups, other.correct[:, order])
 
 
-def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.bool_]]:
+def read_columns(path: Path, columns: Sequence[str]) -> Any:
+    """A pyarrow table of some columns of a run's predictions. Raises StoreError, naming the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    remedy = "Run it again with --force."
     try:
-        table = pq.read_table(path, columns=["example_id", "subgroup", "correct"], use_threads=False)
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise StoreError(f"{path} has no column {', '.join(missing)}", remedy)
+            return file.read(columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}", remedy) from error
+
+
+def _read(path: Path, reader: Reader) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.bool_]]:
+    table = read_columns(path, ["example_id", "subgroup", "correct"])
+    ids, subgroups = reader.items(path, table)
+    if lacking := table["correct"].null_count:
+        raise StoreError(f"{path} lacks the outcome of {lacking} items", "Run it again with --force.")
+    return ids, subgroups, flags(path, table["correct"])
+
+
+def flags(path: Path, column: Any) -> NDArray[np.bool_]:
+    """A column of booleans as an array. Raises StoreError where one is missing.
+
+    By way of its bytes: arrow's own to_numpy would import pandas.
+    """
+    import pyarrow as pa
+
+    array = column.combine_chunks()
+    if array.null_count or not pa.types.is_boolean(array.type):
         raise StoreError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}", "Run it again with --force."
-        ) from error
-    ids = tuple(table["example_id"].to_pylist())
-    if len(set(ids)) != len(ids):
-        raise StoreError(f"{path} holds an item twice", "Run it again with --force.")
-    correct = table["correct"].to_numpy(zero_copy_only=False)
-    return ids, tuple(table["subgroup"].to_pylist()), correct
+            f"{path} does not say of every item whether it is correct", "Run it again with --force."
+        )
+    array = array.cast(pa.uint8())
+    found = np.frombuffer(array.buffers()[1], dtype=np.uint8)[array.offset : array.offset + len(array)]
+    return found.astype(np.bool_)

@@ -19,7 +19,7 @@ from harness.runtime.events import Events
 from harness.runtime.meter import memory_now
 
 if TYPE_CHECKING:
-    from harness.runtime.train import Plan
+    from harness.runtime.arguments import Plan
 
 WARMUP_STEPS = 2
 """Steps left out of the throughput: they hold allocations, kernel choices and compilation."""

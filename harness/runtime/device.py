@@ -45,6 +45,7 @@ def environment(device: torch.device) -> Environment:
         driver=_driver() if on_gpu else None,
         fingerprint=fingerprint(packages, python, name),
         processes=world_size(),
+        parallel_runs=int(os.environ.get("HARNESS_PARALLEL_RUNS", "1")),
     )
 
 

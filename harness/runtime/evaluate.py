@@ -35,10 +35,11 @@ def lm_eval_task(
     """`task` as lm-eval's own kind of task: multiple choice, its delimiters, acc and acc_norm."""
     from datasets import Dataset
 
-    every = {"test": list(test), "shots": list(shots)}
+    every: dict[str, list[Example]] = {"test": list(test), "shots": list(shots)}
 
     def example(doc: dict[str, Any]) -> Example:
-        return every[doc["split"]][doc["index"]]
+        split, index = str(doc["split"]), int(doc["index"])
+        return every[split][index]
 
     def documents(**_: Any) -> dict[str, Dataset]:
         # Documents only point at examples: no question text goes through lm-eval's caches or logs.

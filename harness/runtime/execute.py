@@ -32,6 +32,9 @@ from harness.runtime.run import Run
 from harness.spec import RunSpec
 from harness.store import write_json_atomic
 
+_FAILURES = "failure-*.json"
+"""One a process but the first, which writes the record."""
+
 
 def main(folder: Path) -> int:
     """Execute the run whose spec.json lies in `folder`; returns the exit code."""
@@ -45,6 +48,9 @@ def main(folder: Path) -> int:
     meter = Meter(device, started_seconds_ago=process_age_seconds())
     run = Run(spec, folder, device, meter, events)
     failure: Failure | None = None
+    if first:
+        for stale in folder.glob(_FAILURES):
+            stale.unlink()
     try:
         run.go()
     except (UsageError, MissingDependencyError) as error:
@@ -56,10 +62,23 @@ def main(folder: Path) -> int:
         failure = _failure(error, meter.current)
         traceback.print_exc()
     if first:
+        failure = failure and _cause(folder, failure)
         _write(folder, _record(run, failure))
+    elif failure is not None and failure.kind != "interrupted":
+        write_json_atomic(folder / _FAILURES.replace("*", str(rank())), failure)
     if failure is None:
         return EXIT_OK
     return EXIT_INTERRUPTED if failure.kind == "interrupted" else EXIT_FAILED
+
+
+def _cause(folder: Path, own: Failure) -> Failure:
+    """Why a run of several processes failed. Where another one ran out of memory, this one only sees
+    its connection close, or is stopped by torchrun: what is already written of others came first.
+    """
+    if own.kind not in ("error", "interrupted"):
+        return own
+    others = [Failure.model_validate_json(path.read_text()) for path in sorted(folder.glob(_FAILURES))]
+    return next((other for other in others if other.kind != "error"), next(iter(others), own))
 
 
 def _interrupt(signum: int, frame: Any) -> None:

@@ -152,7 +152,7 @@ def context_length(model: Any, spec: ModelSpec) -> int:
     own = next((int(size) for name in _CONTEXT if (size := getattr(config, name, None))), None)
     if own is None:
         return spec.max_length or 2048  # lm-eval's default for a model that does not say
-    prompt = getattr(model, "active_peft_config", None)
+    prompt: Any = getattr(model, "active_peft_config", None)
     virtual = prompt.num_virtual_tokens if getattr(prompt, "is_prompt_learning", False) else 0
     return min(spec.max_length or own, own - virtual)
 

@@ -73,10 +73,10 @@ class Float32Head(nn.Module):
     the gap between many options.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: nn.Linear) -> None:
         super().__init__()
         self.weight = nn.Parameter(head.weight.detach().float(), requires_grad=False)  # (V, D)
-        bias = getattr(head, "bias", None)
+        bias = head.bias
         self.bias = None if bias is None else nn.Parameter(bias.detach().float(), requires_grad=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # (N, D) -> (N, V)

@@ -11,10 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from harness.errors import UsageError
+from harness.runtime.positions import base_model
 
 Ids = tuple[int, ...]
+
+# A branch mask is right only where every layer attends to the whole prompt by the mask given.
+_BRANCHING_ATTENTION = ("sdpa", "eager")
+_WINDOWS = ("sliding_window", "window_size", "attention_window_size")
 
 
 @dataclass(slots=True)
@@ -134,3 +140,23 @@ def branch_mask(rows: Sequence[PackedRow], width: int, dtype: torch.dtype) -> to
             seen[i, start:end, start:end] = causal[: end - start, : end - start]
     mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
     return mask[:, None]
+
+
+def may_branch(model: nn.Module, max_length: int) -> bool:
+    """False for models that cannot take branches, as far as their configuration says.
+
+    PEFT's prompt methods rewrite mask and positions, attention kernels without masks drop them, and
+    layers with a window or chunks shorter than the context count distance along the row.
+    """
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return False
+    config = base_model(model).config.get_text_config()
+    if getattr(config, "_attn_implementation", None) not in _BRANCHING_ATTENTION:
+        return False
+    layers = getattr(config, "layer_types", None) or ["full_attention"]
+    if not all(kind in ("full_attention", "sliding_attention") for kind in layers):
+        return False
+    if not getattr(config, "use_sliding_window", True) and "sliding_attention" not in layers:
+        return True
+    windows = [getattr(config, name, None) for name in _WINDOWS]
+    return all(window is None or window >= max_length for window in windows)

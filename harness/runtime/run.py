@@ -18,6 +18,7 @@ from harness.contracts import DataSource, Example, Splits, Strategy, Task
 from harness.errors import UsageError
 from harness.record import Cost, DataInfo, ModelInfo, Score
 from harness.registry import load_registry
+from harness.runtime.arguments import Plan
 from harness.runtime.callbacks import RunCallback, Throughput
 from harness.runtime.counting import count_parameters
 from harness.runtime.data import Row, check_choices, data_fingerprint, encode_all, shuffled
@@ -29,7 +30,7 @@ from harness.runtime.meter import Meter, memory_now
 from harness.runtime.models import Base, context_length, load_tokenizer, locate, model_info, torch_dtype
 from harness.runtime.scorer import Scorer
 from harness.runtime.scores import all_scores
-from harness.runtime.train import Plan, autocast, train_model
+from harness.runtime.train import autocast, train_model
 from harness.spec import RunSpec
 
 
@@ -108,9 +109,11 @@ class Run:
         test = self._test(splits)
         train, validation = self._train_examples(splits), splits.validation
         scoring = self.spec.task.scoring
+        on_test = self.spec.task.split == "test"
         return DataInfo(
             task=task.name,
-            title=splits.title,
+            # Of its own title: a row scored on validation never shares a table with one of test.
+            title=splits.title if on_test else f"{splits.title} (validation split)",
             source=splits.source,
             revision=splits.revision,
             fingerprint=data_fingerprint(task, scoring, (splits.train, validation, splits.test)),
@@ -119,13 +122,20 @@ class Run:
             validation_n=len(validation),
             test_n=len(test),
             test_known_n=len(splits.test),
-            comparable=splits.comparable and len(test) == len(splits.test),
+            comparable=on_test and splits.comparable and len(test) == len(splits.test),
             note=splits.note,
             files=splits.files,
         )
 
     def _test(self, splits: Splits) -> tuple[Example, ...]:
-        return splits.test[: self.spec.task.limit]
+        """The items that are scored: of the test split, or of validation in a tuning trial."""
+        scored = splits.validation if self.spec.task.split == "validation" else splits.test
+        if not scored:
+            raise UsageError(
+                f"{splits.title} has no {self.spec.task.split} items to score",
+                "Add that split to the data folder, or leave --tune out.",
+            )
+        return scored[: self.spec.task.limit]
 
     def _train_examples(self, splits: Splits) -> Sequence[Example]:
         limit = self.spec.train.limit

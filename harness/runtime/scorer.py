@@ -21,11 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.errors import UsageError
 from harness.runtime.positions import base_model, chosen_positions, float32_head
-from harness.runtime.rows import Ids, PackedRow, batches, branch_mask, clip, packed_rows
-
-# A branch mask is right only where every layer attends to the whole prompt by the mask given.
-_BRANCHING_ATTENTION = ("sdpa", "eager")
-_WINDOWS = ("sliding_window", "window_size", "attention_window_size")
+from harness.runtime.rows import Ids, PackedRow, batches, branch_mask, clip, may_branch, packed_rows
 
 Answer = tuple[float, bool]
 
@@ -58,7 +54,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         self._autocast = autocast
         self._on_progress: Callable[[int, int], None] = lambda done, of: None
         self._device = base_model(model).get_input_embeddings().weight.device
-        self.branching = _may_branch(model, max_length) and self._branches_agree()
+        self.branching = may_branch(model, max_length) and self._branches_agree()
         self.forward_seconds = 0.0  # without the trial
         if on_progress is not None:
             self._on_progress = on_progress
@@ -215,8 +211,9 @@ class Scorer(TemplateLM):  # type: ignore[misc]
                 "Ask for fewer (max_gen_toks).",
             )
         ids = self.tok_encode(prompt)[-(self.max_length - new_tokens) :]
+        model: Any = self.model
         with self._inference(), self._autocast():
-            generated = self.model.generate(
+            generated = model.generate(
                 input_ids=torch.tensor([ids], device=self._device),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self._device),
                 max_new_tokens=new_tokens,
@@ -225,7 +222,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]
                 pad_token_id=self.tokenizer.pad_token_id,
                 **settings,
             )
-        text = self.tokenizer.decode(generated[0, len(ids) :], skip_special_tokens=True)
+        text = str(self.tokenizer.decode(generated[0, len(ids) :], skip_special_tokens=True))
         for stop in filter(None, stops):
             text = text.split(stop)[0]
         return text
@@ -242,23 +239,3 @@ def _token_scores(
     logprobs = logits[line, target] - normaliser[line]
     greedy = logits.argmax(dim=-1)[line] == target
     return logprobs.double().cpu(), greedy.cpu()
-
-
-def _may_branch(model: nn.Module, max_length: int) -> bool:
-    """False for models that cannot take branches, as far as their configuration says.
-
-    PEFT's prompt methods rewrite mask and positions, attention kernels without masks drop them, and
-    layers with a window or chunks shorter than the context count distance along the row.
-    """
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        return False
-    config = base_model(model).config.get_text_config()
-    if getattr(config, "_attn_implementation", None) not in _BRANCHING_ATTENTION:
-        return False
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    if not all(kind in ("full_attention", "sliding_attention") for kind in layers):
-        return False
-    if not getattr(config, "use_sliding_window", True) and "sliding_attention" not in layers:
-        return True
-    windows = [getattr(config, name, None) for name in _WINDOWS]
-    return all(window is None or window >= max_length for window in windows)

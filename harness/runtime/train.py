@@ -6,48 +6,21 @@ Legend: B rows of a micro-batch, T tokens, V vocabulary, N answer tokens.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerControl
 
 from harness.contracts import Strategy
+from harness.runtime.arguments import training_arguments
 from harness.runtime.callbacks import RunCallback, StepFigures
 from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
 from harness.runtime.data import IGNORED, Batch, Row, StepBatches, StepLoader, collate, micro_batches
-from harness.runtime.deepspeed import deepspeed_config
 from harness.runtime.positions import Positions, chosen_positions
 from harness.spec import RunSpec
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Steps of a run, counted before it starts."""
-
-    steps: int
-    steps_an_epoch: int
-    checkpoint_steps: int
-    evaluation_steps: int | None
-
-    @classmethod
-    def of(cls, spec: RunSpec, train_n: int, validation_n: int) -> Plan:
-        train = spec.train
-        an_epoch = math.ceil(train_n / train.batch_size)
-        steps = train.max_steps or math.ceil(train.epochs * an_epoch)
-        evaluation = train.evaluation_steps
-        if train.early_stopping_patience is not None and evaluation is None:
-            evaluation = max(1, steps // 10)
-        if not validation_n:
-            evaluation = None
-        checkpoint = train.checkpoint_steps or max(1, math.ceil(steps / 4))
-        if train.early_stopping_patience is not None and evaluation is not None:
-            checkpoint = evaluation  # the best model is restored from its checkpoint
-        return cls(steps, an_epoch, checkpoint, evaluation)
 
 
 def train_model(
@@ -68,7 +41,7 @@ def train_model(
     plan = callback.plan
     trainer = StepTrainer(
         model=model,
-        args=_arguments(spec, plan, folder),
+        args=training_arguments(spec, plan, folder),
         strategy=strategy,
         spec=spec,
         train_rows=train_rows,
@@ -85,59 +58,15 @@ def train_model(
     return trainer.trained_model()
 
 
-def _arguments(spec: RunSpec, plan: Plan, folder: Path) -> TrainingArguments:
-    train = spec.train
-    early = train.early_stopping_patience is not None and plan.evaluation_steps is not None
-    checkpointing: dict[str, Any] = {}
-    if train.gradient_checkpointing:
-        # Renamed in the course of transformers 5.
-        renamed = hasattr(TrainingArguments, "activation_checkpointing")
-        name = "activation_checkpointing" if renamed else "gradient_checkpointing"
-        checkpointing = {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=plan.steps,
-        learning_rate=train.required_learning_rate,
-        lr_scheduler_type={"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}[
-            train.schedule
-        ],
-        warmup_steps=math.ceil(train.warmup_ratio * plan.steps),
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        **checkpointing,
-        # The loader yields a whole optimiser step at a time; see StepTrainer.training_step.
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=1,
-        # Autocast is ours (StepTrainer), so that both engines keep trainable weights in float32.
-        bf16=False,
-        use_cpu=not torch.cuda.is_available(),
-        seed=spec.seed,
-        data_seed=spec.seed,
-        save_strategy="steps",
-        save_steps=plan.checkpoint_steps,
-        save_total_limit=None,  # RunCallback deletes old checkpoints, once the new one is whole
-        eval_strategy="steps" if plan.evaluation_steps else "no",
-        eval_steps=plan.evaluation_steps,
-        load_best_model_at_end=early,
-        metric_for_best_model="eval_loss" if early else None,
-        greater_is_better=False if early else None,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        restore_callback_states_from_checkpoint=True,  # the patience counted so far
-        report_to="none",
-        disable_tqdm=True,
-        deepspeed=deepspeed_config(spec) if spec.engine.name == "deepspeed" else None,
-        ddp_find_unused_parameters=False,
-    )
-
-
 class StepTrainer(Trainer):  # type: ignore[misc]
     """A Trainer whose loader yields the micro-batches of one optimiser step at a time.
 
     The loss of a step is the mean over all answer tokens of its examples, whatever the number of
     micro-batches and processes; so a smaller token budget changes memory, not the result.
     """
+
+    optimizer: torch.optim.Optimizer | None  # these two are Trainer's
+    control: TrainerControl
 
     def __init__(
         self,

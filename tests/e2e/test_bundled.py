@@ -77,9 +77,7 @@ def test_predictions_are_those_of_lm_eval(smollm: Any, name: str, scoring: Scori
     model, tokenizer = smollm
     task = load_registry().task(name)()
     test = task.load(DataSource("dir", real_data())).test[:6]
-    ours, _ = predict(
-        Scorer(model, tokenizer, max_length=8192, batch_tokens=4096), task, test, [], scoring
-    )
+    ours, _ = predict(Scorer(model, tokenizer, max_length=8192, batch_tokens=4096), task, test, [], scoring)
     peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, max_length=8192)
     theirs, _ = predict(peer, task, test, [], scoring)
     for one, other in zip(ours, theirs, strict=True):

@@ -13,11 +13,12 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example, Metric, Scoring, Splits, Strategy, Task
+from harness.runtime.arguments import Plan
 from harness.runtime.callbacks import RunCallback, Throughput
 from harness.runtime.checkpoints import last_checkpoint
 from harness.runtime.data import Row, encode
 from harness.runtime.events import Events
-from harness.runtime.train import Plan, train_model
+from harness.runtime.train import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 
 ORGANS = ("Liver", "Pancreas", "Spleen", "Kidney", "Heart", "Thyroid", "Left atrium of the heart")

@@ -60,12 +60,13 @@ def test_worked_examples_stand_before_the_prompt_with_their_answers(toy: Any, ex
     assert {context for context, _ in lm.asked} == {shown + toy.prompt(e, "letter") for e in test}
 
 
-def test_predictions_follow_likelihood_and_likelihood_a_character(toy: Any, examples: Examples) -> None:
-    item = Example("x", "Which?", ("Liver of it", "Eye", "Heart", "Kidney"), 0, "s1")
-    (found,), _ = predict(Fixed(by_length), toy, [item], [], "cloze")
-    # a space is scored with each: -(12.5, 4.5, 6.5, 7.5); a character: /(11, 3, 5, 6)
-    assert found.logprobs == (-12.5, -4.5, -6.5, -7.5)
+def test_predictions_follow_likelihood_and_likelihood_a_character(toy: Any) -> None:
+    item = Example("x", "Which?", ("Left atria", "It", "Eyes", "Ears"), 0, "s1")
+    answers = {" Left atria": -10.0, " It": -2.1, " Eyes": -6.0, " Ears": -7.0}
+    (found,), _ = predict(Fixed(lambda _, option: answers[option]), toy, [item], [], "cloze")
+    assert found.logprobs == tuple(answers.values())
     assert found.predicted == 1
+    # -10/10 before -2.1/2; with the joining space counted it would be -2.1/3 before -10/11
     assert found.predicted_norm == 0
     assert (found.example_id, found.gold, found.subgroup, found.correct) == ("x", 0, "s1", False)
 

@@ -151,6 +151,15 @@ def test_answers_are_hflms(kind: str, models: Any, tokenizer: Any) -> None:
     assert_same(scorer.loglikelihood(requests(PAIRS), disable_tqdm=True), expected)
 
 
+@pytest.mark.parametrize(("window", "branches"), [(100, False), (511, False), (512, True), (None, True)])
+def test_no_branches_where_a_window_is_shorter_than_the_context(
+    window: int | None, branches: bool, tokenizer: Any
+) -> None:
+    """Also where the window is longer than what the scorer tries the model on."""
+    config = AutoConfig.for_model("mistral", **{**SIZE, "sliding_window": window}, **COMMON)
+    assert ours(AutoModelForCausalLM.from_config(config), tokenizer).branching == branches
+
+
 def test_greedy_is_not_always_false(models: Any, tokenizer: Any) -> None:
     """The comparisons above would not tell else."""
     model = models("llama")

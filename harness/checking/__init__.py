@@ -1,0 +1,1 @@
+"""The regression gate: did a candidate get worse than its baseline?"""

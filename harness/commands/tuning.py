@@ -1,0 +1,118 @@
+"""`--tune`: which trials a grid needs, what they choose, and how `show` tells of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.commands.reuse import check_holds
+from harness.launch.progress import duration
+from harness.record import RunRecord
+from harness.report.text import interval, number, print_table
+from harness.spec import RunSpec
+from harness.store import Store
+from harness.tune import (
+    Tuning,
+    failed_record,
+    is_decided,
+    judge,
+    read_tuning,
+    trial_store,
+    trials_of,
+    with_rate,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Tuner:
+    """The trials of a grid: those there are, those to run, and the runs they lead to."""
+
+    def __init__(self, specs: Sequence[RunSpec], n: int, store: Store, *, force: bool) -> None:
+        self.store = trial_store(store)
+        self._root = store.root
+        self._trials = {spec.run_id: trials_of(spec, n) for spec in specs}
+        self.all = list(
+            {trial.run_id: trial for trials in self._trials.values() for trial in trials}.values()
+        )
+        self.records: dict[str, RunRecord] = {} if force else self._decided(self.all)
+
+    def _decided(self, trials: Iterable[RunSpec]) -> dict[str, RunRecord]:
+        found = {}
+        for trial in trials:
+            if self.store.state(trial.run_id) in ("ok", "failed"):
+                record = self.store.record(trial.run_id)
+                if is_decided(record):
+                    check_holds(trial, record, self.store)
+                    found[trial.run_id] = record
+        return found
+
+    @property
+    def missing(self) -> list[RunSpec]:
+        return [trial for trial in self.all if trial.run_id not in self.records]
+
+    def drop_weights(self, record: RunRecord) -> None:
+        """A trial's weights are not kept: full tuning of a 7B model writes 14 GB each time."""
+        shutil.rmtree(self.store.folder(record.run_id) / "adapter", ignore_errors=True)
+
+    def is_open(self, spec: RunSpec) -> bool:
+        """Whether trials of `spec` have still to be run before its learning rate is known."""
+        return any(trial.run_id not in self.records for trial in self._trials[spec.run_id])
+
+    def settled(self, specs: Iterable[RunSpec]) -> list[RunSpec]:
+        """Those whose learning rate is known, or is known not to be found."""
+        return [spec for spec in specs if not self.is_open(spec)]
+
+    def tuning(self, spec: RunSpec) -> Tuning | None:
+        """How the rate of `spec` is chosen; `None` where it is not tuned."""
+        trials = self._trials[spec.run_id]
+        return judge(spec, trials, self.records) if trials else None
+
+    def resolved(self, spec: RunSpec) -> RunSpec | RunRecord:
+        """`spec` with the rate that was chosen, or the record of its failure where none could be."""
+        tuning = self.tuning(spec)
+        if tuning is None or self.is_open(spec):
+            return spec
+        if tuning.chosen is None:
+            return failed_record(spec, tuning, self._root)
+        return with_rate(spec, tuning.chosen)
+
+
+def told(spec: RunSpec, tuning: Tuning) -> str:
+    """One line for the user: what was chosen for a run, of what, and what that cost."""
+    tried = ", ".join(f"{trial.learning_rate:g}" for trial in tuning.trials)
+    best = next((trial for trial in tuning.trials if trial.learning_rate == tuning.chosen), None)
+    what = f"tuned {spec.strategy.name} on {spec.task.name}"
+    if best is None:
+        return f"{what}: none of {tried} ended well"
+    return (
+        f"{what}: learning rate {best.learning_rate:g} of {tried} (validation accuracy "
+        f"{interval(best.accuracy)} %), {duration(tuning.total_seconds)} in all"
+    )
+
+
+def print_tuning(console: Console, folder: Path) -> None:
+    """The trials of the run in `folder` and their cost; nothing where it was not tuned."""
+    tuning = read_tuning(folder)
+    if tuning is None:
+        return
+    rows = [
+        [
+            f"{trial.learning_rate:g}{' (chosen)' if trial.learning_rate == tuning.chosen else ''}",
+            interval(trial.accuracy) if trial.accuracy else trial.failure or trial.status,
+            number(trial.nll.value if trial.nll else None, digits=4),
+            number(trial.total_seconds, digits=1),
+        ]
+        for trial in tuning.trials
+    ]
+    hours = "" if tuning.gpu_hours is None else f", {tuning.gpu_hours:.3f} GPU hours"
+    title = (
+        f"Tuning: {len(rows)} trials, {duration(tuning.total_seconds)}{hours} besides this run's cost "
+        f"(once for all its seeds)"
+    )
+    headers = ["learning rate", "validation accuracy % [95%]", "validation nll", "s"]
+    print_table(console, headers, rows, title=title, right=(True, True, True, True))
+    console.print(f"Chosen by {tuning.rule}.", soft_wrap=True)

@@ -1,0 +1,237 @@
+"""Two groups of runs on the same items: what differs, whether it is real, and at what cost.
+
+Differences are A less B in fractions of 1: positive favours A. Legend: S seeds, n items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import UsageError
+from harness.escape import plain
+from harness.record import RunRecord
+from harness.report.audit import Difference, audit, comparable, same_device
+from harness.report.outcomes import Group, Outcomes, aligned, load_outcomes
+from harness.selection import is_fixed, names_of, shared_seeds
+from harness.stats.equivalence import Equivalence, equivalence
+from harness.stats.family import holm
+from harness.stats.mcnemar import Interval
+from harness.stats.paired import Paired, compare
+from harness.stats.resample import paired_bootstrap
+from harness.stats.verdict import Verdict, verdicts
+from harness.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Subgroup:
+    """The difference on a part of the items. p_adjusted: Holm over this comparison's subgroups.
+
+    interval: 95%, not adjusted; `None` (and p 1) for a part too small for one.
+    """
+
+    name: str
+    n: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    interval: Interval | None
+    p_adjusted: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """One measured cost; `ratio` is A over B, `None` where either is missing or 0."""
+
+    name: str
+    unit: str
+    a: float | None
+    b: float | None
+    ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that is said about a pair. accuracies_a, accuracies_b: of each run, in the order of its group."""
+
+    name_a: str
+    name_b: str
+    a: Group
+    b: Group
+    audit: tuple[Difference, ...]
+    notes: tuple[str, ...]
+    paired: Paired
+    verdict: Verdict
+    equivalence: Equivalence
+    bootstrap: Interval
+    accuracies_a: tuple[float, ...]
+    accuracies_b: tuple[float, ...]
+    item_means: tuple[tuple[float, int], ...]
+    subgroups: tuple[Subgroup, ...]
+    costs: tuple[CostRow, ...]
+    cost_note: str
+
+
+def compare_pairs(store: Store, pairs: Sequence[tuple[Group, Group]], margin: float) -> list[Comparison]:
+    """Compare each pair; the pairs are one family. `margin` in fractions of 1.
+
+    Raises `UsageError` naming what differs where scores must not be compared.
+    """
+    prepared = []
+    for one, other in pairs:
+        a, b, left_out = shared_seeds(one, other)
+        found = audit(a.records, b.records)
+        refuse(found, *names_of(a, b))
+        outcomes_a, outcomes_b = aligned(load_outcomes(store, a), load_outcomes(store, b))
+        prepared.append((a, b, left_out, found, outcomes_a, outcomes_b))
+    paired = [paired_test(a, b, x, y) for a, b, _, _, x, y in prepared]
+    decided = verdicts(paired, margin=margin)
+    return [
+        _comparison(a, b, _notes(a, b, left_out), found, x, y, result, verdict)
+        for (a, b, left_out, found, x, y), result, verdict in zip(prepared, paired, decided, strict=True)
+    ]
+
+
+def refuse(found: Sequence[Difference], name_a: str, name_b: str) -> None:
+    """Raise `UsageError` with the whole audit where it forbids a comparison of scores."""
+    if comparable(found):
+        return
+    breaks = "\n".join(f"  - {plain(d)}" for d in found if d.severity == "breaks")
+    warns = "\n".join(f"  - {plain(d)}" for d in found if d.severity == "warns")
+    more = f"\nAlso different:\n{warns}" if warns else ""
+    raise UsageError(
+        f"the scores of {plain(name_a)} and {plain(name_b)} must not be compared. Different:\n{breaks}{more}",
+        "Run both on the same items with the same --data, --scoring and --limit.",
+    )
+
+
+def paired_test(a: Group, b: Group, one: Outcomes, other: Outcomes) -> Paired:
+    """The paired test of two groups whose outcomes are aligned. Raises `UsageError` for too few items."""
+    if not one.example_ids:
+        raise UsageError(f"{a.first.run_id} holds no items", "Run it again with --force.")
+    try:
+        return compare(one.correct, other.correct, fixed_a=is_fixed(a), fixed_b=is_fixed(b))
+    except ValueError as error:
+        raise UsageError(f"{a.first.run_id} and {b.first.run_id} cannot be compared: {error}") from error
+
+
+def _comparison(
+    a: Group,
+    b: Group,
+    notes: list[str],
+    found: Sequence[Difference],
+    one: Outcomes,
+    other: Outcomes,
+    paired: Paired,
+    verdict: Verdict,
+) -> Comparison:
+    name_a, name_b = names_of(a, b)
+    differences = one.correct.mean(axis=0) - other.correct.mean(axis=0)  # (n,)
+    costs, cost_note = cost_rows(a.records, b.records)
+    return Comparison(
+        name_a=name_a, name_b=name_b, a=a, b=b, audit=tuple(found), notes=tuple(notes), paired=paired,
+        verdict=verdict, equivalence=equivalence(paired, verdict.margin),
+        bootstrap=paired_bootstrap(differences),
+        accuracies_a=tuple(map(float, one.correct.mean(axis=1))),
+        accuracies_b=tuple(map(float, other.correct.mean(axis=1))),
+        item_means=_histogram(differences), subgroups=_subgroups(a, b, one, other),
+        costs=costs, cost_note=cost_note,
+    )  # fmt: skip
+
+
+def _notes(a: Group, b: Group, left_out: str) -> list[str]:
+    notes = [left_out] if left_out else []
+    if [r.run_id for r in a.records] == [r.run_id for r in b.records]:
+        notes.append("both sides are the same runs")
+    notes += [note for note in dict.fromkeys(r.data.note for r in (a.first, b.first) if r.data) if note]
+    return notes
+
+
+def _histogram(differences: NDArray[np.float64]) -> tuple[tuple[float, int], ...]:
+    """How many items have which mean difference, from A's favour to B's."""
+    values, counts = np.unique(np.round(differences, 6), return_counts=True)
+    return tuple((float(v), int(c)) for v, c in zip(values[::-1], counts[::-1], strict=True))
+
+
+def _subgroups(a: Group, b: Group, one: Outcomes, other: Outcomes) -> tuple[Subgroup, ...]:
+    """Each subgroup's difference; none where there is only one."""
+    labels = np.array(one.subgroups, dtype=object)
+    names = sorted(set(one.subgroups))
+    if len(names) < 2:
+        return ()
+    rows = []
+    for name in names:
+        left, right = one.correct[:, labels == name], other.correct[:, labels == name]
+        n = left.shape[1]
+        result = None
+        if n > 1 or len(left) == len(right) == 1:
+            result = compare(left, right, fixed_a=is_fixed(a), fixed_b=is_fixed(b))
+        rows.append((name, n, float(left.mean()), float(right.mean()), result))
+    adjusted = holm([row[4].p if row[4] else 1.0 for row in rows])
+    return tuple(
+        Subgroup(name or "(none)", n, x, y, x - y, result.interval if result else None, p)
+        for (name, n, x, y, result), p in zip(rows, adjusted, strict=True)
+    )
+
+
+# What it is, its unit, the field, how runs become one figure, and whether a device decides it.
+_COSTS = (
+    ("trained share", "%", "trainable_fraction", "mean", False),
+    ("adapter", "MiB", "adapter_bytes", "mean", False),
+    ("GPU memory peak, reserved", "GiB", "gpu_memory_reserved_peak_bytes", "max", True),
+    ("host memory peak", "GiB", "host_memory_peak_bytes", "max", True),
+    ("training time", "s", "train_seconds", "mean", True),
+    ("training speed", "tokens/s", "train_tokens_per_second", "mean", True),
+    ("evaluation speed", "examples/s", "eval_examples_per_second", "mean", True),
+    ("energy", "kJ", "energy_joules", "mean", True),
+)
+SCALES = {"%": 0.01, "MiB": 2**20, "GiB": 2**30, "kJ": 1000.0}
+
+
+def cost_rows(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> tuple[tuple[CostRow, ...], str]:
+    """Costs side by side in the units shown, and why some are left out. What neither measured is no row."""
+    alike = on_one_device(one, other)
+    rows = []
+    for name, unit, field, how, by_device in _COSTS:
+        if by_device and not alike:
+            continue
+        a, b = (over_runs(own, field, how) for own in (one, other))
+        if a is not None or b is not None:
+            scale = SCALES.get(unit, 1.0)
+            left, right = (None if value is None else value / scale for value in (a, b))
+            rows.append(CostRow(name, unit, left, right, ratio(a, b)))
+    note = (
+        "" if alike else f"memory, time and speed are not compared: {devices(one)} against {devices(other)}"
+    )
+    return tuple(rows), note
+
+
+def on_one_device(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> bool:
+    """Whether all runs of both sides were made on one kind of device, by as many processes."""
+    first = one[0]
+    return all(same_device(first, record) for record in (*one, *other))
+
+
+def devices(records: Sequence[RunRecord]) -> str:
+    """The devices of some runs, in words."""
+    found = {
+        f"{r.environment.processes} x {r.environment.device_name}" if r.environment else "an unknown device"
+        for r in records
+    }
+    return " / ".join(sorted(found))
+
+
+def over_runs(records: Sequence[RunRecord], field: str, how: str) -> float | None:
+    """A cost over a group's runs: their mean, or their highest. `None` where a run did not measure it."""
+    values = [getattr(record.cost, field) for record in records]
+    if any(value is None for value in values):
+        return None
+    return float(max(values)) if how == "max" else float(sum(values) / len(values))
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    """a / b, or `None` where that is not known."""
+    return None if a is None or not b else a / b

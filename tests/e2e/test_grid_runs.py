@@ -1,0 +1,109 @@
+"""A grid and a tuning as a user types them, with real training of a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from harness.contracts import DataSource
+from harness.record import RunRecord
+from harness.registry import load_registry
+from harness.tune import Tuning
+
+STUDY = """
+name: a small one
+grid: {{strategy: [lora, ia3], task: [medqa, pubmedqa], model: "{model}", seed: [0, 1]}}
+set:
+  train: {{max_steps: 3, limit: 32}}
+  model.dtype: float32
+per_strategy:
+  lora: {{strategy.r: 4}}
+limit: 8
+data: sample
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_model_dir: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.format(model=tiny_model_dir))
+    return path
+
+
+def run(study: Path, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "harness", "run", "--study", str(study), "--results", str(study.parent / "runs"),
+        *words,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1500)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def records(folder: Path) -> list[RunRecord]:
+    return [RunRecord.model_validate_json(path.read_text()) for path in sorted(folder.glob("*/record.json"))]
+
+
+@pytest.mark.timeout(1800)  # 9 processes, each of which imports torch
+def test_two_strategies_two_tasks_two_seeds_side_by_side(study: Path) -> None:
+    done = run(study, "--parallel", "2")
+    assert "8 runs: 0 done, 8 to do; time unknown" in done.stderr
+    assert "not comparable" in done.stderr
+    found = records(study.parent / "runs")
+    assert len(found) == 8
+    assert {record.status for record in found} == {"ok"}
+    assert len({(r.spec.strategy.name, r.spec.task.name, r.spec.seed) for r in found}) == 8
+    again = run(study, "--parallel", "2")
+    assert "8 runs: 8 done, 0 to do" in again.stderr
+    assert again.stdout == done.stdout
+    # alone or beside others, a run comes to the same
+    alone: Any = json.loads(
+        run(study, "--strategy", "lora", "--task", "medqa", "--seed", "1", "--force", "--json").stdout
+    )
+    (beside,) = (r for r in found if r.run_id == alone["run_id"])
+    assert alone["scores"]["nll"]["value"] == pytest.approx(beside.scores["nll"].value, abs=1e-6)
+
+
+@pytest.mark.timeout(1800)
+def test_tuning_never_scores_the_test_split(study: Path) -> None:
+    words = ("--strategy", "lora", "--task", "medqa", "--seed", "1", "--tune", "2")
+    done = run(study, *words)
+    assert "tuned lora on medqa: learning rate" in done.stderr
+    trials = records(study.parent / "runs" / ".tune")
+    (final,) = records(study.parent / "runs")
+    splits = load_registry().task("medqa")().load(DataSource("sample"))
+    ids = {name: [e.id for e in getattr(splits, name)] for name in ("validation", "test")}
+    assert len(trials) == 2
+    for trial in trials:
+        assert trial.status == "ok"
+        assert trial.data is not None
+        assert final.data is not None
+        assert (trial.spec.task.split, trial.data.comparable, trial.data.test_n) == ("validation", False, 8)
+        assert trial.data.title.endswith("(validation split)")
+        assert trial.data.test_fingerprint != final.data.test_fingerprint
+        assert trial.data.fingerprint == final.data.fingerprint
+        scored = scored_ids(study.parent / "runs" / ".tune" / trial.run_id)
+        assert scored == ids["validation"][:8]
+        assert not set(scored) & set(ids["test"])
+    folder = study.parent / "runs" / final.run_id
+    assert scored_ids(folder) == ids["test"][:8]
+    tuning = Tuning.model_validate_json((folder / "tuning.json").read_text())
+    assert final.spec.train.learning_rate == tuning.chosen
+    best = max(trials, key=lambda t: (t.scores["accuracy"].value, -t.scores["nll"].value))
+    assert tuning.chosen == best.spec.train.learning_rate
+    again = run(study, *words)
+    assert again.stdout == done.stdout
+
+
+def scored_ids(folder: Path) -> list[str]:
+    return list(
+        pq.read_table(folder / "predictions.parquet", columns=["example_id"])["example_id"].to_pylist()
+    )
