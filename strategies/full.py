@@ -39,5 +39,11 @@ class Full(Strategy):
         return trainable_in_float32(model.requires_grad_(True))
 
     def finish(self, model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-        """The weights in the spec's dtype: what is scored is what is saved, and what is then used."""
-        return model.to(dtype)
+        """The weights in the spec's dtype: what is scored is what is saved, and what is then used.
+
+        Weights only: `model.to(dtype)` would also round the rotary frequencies, which are buffers and
+        are not saved (it moved log-likelihoods by up to 0.2 nats).
+        """
+        for weight in model.parameters():
+            weight.data = weight.data.to(dtype)
+        return model

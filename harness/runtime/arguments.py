@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from harness.errors import UsageError
 from harness.runtime.deepspeed import deepspeed_config
 from harness.spec import RunSpec
 
@@ -31,8 +32,11 @@ class Plan:
         evaluation = train.evaluation_steps
         if train.early_stopping_patience is not None and evaluation is None:
             evaluation = max(1, steps // 10)
-        if not validation_n:
-            evaluation = None
+        if not validation_n and evaluation is not None:
+            raise UsageError(
+                "a validation loss is asked for, and this task has no validation items",
+                "Leave out train.early_stopping_patience and train.evaluation_steps.",
+            )
         checkpoint = train.checkpoint_steps or max(1, math.ceil(steps / 4))
         if train.early_stopping_patience is not None and evaluation is not None:
             checkpoint = evaluation  # the best model is restored from its checkpoint
@@ -56,7 +60,8 @@ def training_arguments(spec: RunSpec, plan: Plan, folder: Path) -> TrainingArgum
         lr_scheduler_type={"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}[
             train.schedule
         ],
-        warmup_steps=math.ceil(train.warmup_ratio * plan.steps),
+        # Rounded down: the first step of a warm-up has rate 0, and a run of one step must train.
+        warmup_steps=int(train.warmup_ratio * plan.steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         **checkpointing,

@@ -71,7 +71,7 @@ def reference(model: Any, rows: list[Row], penalty: Any = None, after: Any = Non
         ],
         lr=RATE,
     )
-    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=1, num_training_steps=STEPS)
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=0, num_training_steps=STEPS)
     found = []
     model.train()
     for step in range(STEPS):
