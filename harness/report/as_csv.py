@@ -1,0 +1,109 @@
+"""A report for a spreadsheet: one row a strategy and data set, fractions as stored, nothing a formula.
+
+The first column says what a row is: measured, average, failed, or published (others' figures).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from harness.report.blocks import rows_with_cells
+from harness.report.clean import csv_cell
+from harness.report.model import Cell, Column, Costs, Report, Row, Table
+
+IDENTITY = ("kind", "data", "data_set", "task", "model", "scoring", "limit", "strategy", "label", "seeds")
+SCORES = (
+    "accuracy", "accuracy_low", "accuracy_high", "n", "accuracy_by_seed", "seed_sd", "macro_f1", "ece", "nll",
+    "chance", "majority",
+)  # fmt: skip
+VERDICT = (
+    "reference", "verdict", "difference", "difference_low", "difference_high", "p", "p_holm",
+    "smallest_detectable", "within_margin", "margin", "over_seeds", "comparisons",
+)  # fmt: skip
+COSTS = tuple(field.name for field in dataclasses.fields(Costs))
+REST = ("failure", "message", "metric", "protocol", "source", "audit", "run_ids", "command")
+COLUMNS = (*IDENTITY, *SCORES, *VERDICT, *COSTS, *REST)
+
+
+def as_csv(report: Report) -> str:
+    """All rows with all columns; an empty cell is not measured, or does not apply."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for values in _rows(report):
+        writer.writerow({key: _shown(value) for key, value in values.items()})
+    return stream.getvalue()
+
+
+def _shown(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return csv_cell(value) if isinstance(value, str) else value
+
+
+def _rows(report: Report) -> Iterator[dict[str, Any]]:
+    for table in report.tables:
+        for row, column, cell in rows_with_cells(table):
+            yield _measured(table, row, column, cell)
+        yield from _averages(table)
+        for failure in table.failures:
+            yield {
+                **_shared(table), "kind": "failed", "data_set": failure.title, "label": failure.label,
+                "seeds": str(failure.seed), "failure": failure.kind, "message": failure.message,
+                "run_ids": failure.run_id, "command": failure.command,
+            }  # fmt: skip
+    for figure in report.published:
+        yield {
+            "kind": "published", "task": figure.task, "model": figure.model, "strategy": figure.tuning,
+            "accuracy": figure.value if figure.metric == "accuracy" else None,
+            "macro_f1": figure.value if figure.metric == "macro_f1" else None,
+            "metric": figure.metric, "protocol": figure.protocol, "source": figure.source,
+        }  # fmt: skip
+
+
+def _shared(table: Table) -> dict[str, Any]:
+    return {"data": table.world, "model": table.model, "scoring": table.scoring, "limit": table.limit}
+
+
+def _measured(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, Any]:
+    audit = [f"{line.what}: {line.one} against {line.other}" for line in table.differences(cell, column)]
+    return {
+        **_shared(table), **dataclasses.asdict(cell.costs), **_verdict(table, cell),
+        "kind": "measured", "data_set": column.title, "task": column.task, "strategy": row.strategy,
+        "label": row.label, "seeds": " ".join(map(str, cell.seeds)),
+        "accuracy": cell.accuracy.value, "accuracy_low": cell.accuracy.low, "accuracy_high": cell.accuracy.high,
+        "n": cell.n, "accuracy_by_seed": " ".join(f"{value:.6g}" for value in cell.by_seed),
+        "seed_sd": cell.seed_sd, "macro_f1": cell.macro_f1, "ece": cell.ece, "nll": cell.nll,
+        "chance": column.chance, "majority": column.majority, "audit": "; ".join(audit),
+        "run_ids": " ".join(cell.run_ids), "command": cell.command,
+    }  # fmt: skip
+
+
+def _verdict(table: Table, cell: Cell) -> dict[str, Any]:
+    verdict = cell.verdict
+    if verdict is None:
+        return {"reference": table.reference, "verdict": cell.no_verdict}
+    return {
+        "reference": table.reference, "verdict": verdict.kind, "difference": verdict.difference,
+        "difference_low": verdict.interval[0], "difference_high": verdict.interval[1], "p": verdict.p,
+        "p_holm": verdict.p_adjusted, "smallest_detectable": verdict.smallest_detectable,
+        "within_margin": verdict.within_margin, "margin": verdict.margin, "over_seeds": verdict.over_seeds,
+        "comparisons": verdict.comparisons,
+    }  # fmt: skip
+
+
+def _averages(table: Table) -> Iterator[dict[str, Any]]:
+    for row in table.rows:
+        for average, mean in zip(table.averages, row.averages, strict=True):
+            if mean is not None:
+                yield {
+                    **_shared(table), "kind": "average", "data_set": average.title, "strategy": row.strategy,
+                    "label": row.label, "accuracy": mean.value, "accuracy_low": mean.low,
+                    "accuracy_high": mean.high,
+                }  # fmt: skip

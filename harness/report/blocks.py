@@ -1,0 +1,227 @@
+"""A report as blocks of cells with text in them: what text, Markdown, LaTeX and HTML have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from harness.report.model import Cell, Column, Figure, Report, Row, Table
+from harness.report.text import MISSING, number, percent
+
+MARKS = {"better": "+", "worse": "-", "equivalent": "=", "no_difference_shown": "?"}
+LEGEND = "+ better, - worse, = equivalent, ? no difference shown"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A cell. sort: what a column is sorted by. data: the text comes from outside and must be escaped with
+    care; else it is made of figures and words of ours. kind: a verdict, for its colour.
+    """
+
+    text: str
+    sort: float | str | None = None
+    data: bool = False
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A column's header. prose: long text that may be broken over lines."""
+
+    text: str
+    right: bool = True
+    prose: bool = False
+    data: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A table under a title. notes: sentences below it; `data` in them is escaped like all else."""
+
+    title: str
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[Shown, ...], ...]
+    notes: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Blocks that belong together, under a heading."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
+    table: Table | None = field(default=None, repr=False)
+
+
+def figure(value: Figure | None) -> str:
+    """`43.2 [36.5, 50.1]`, in per cent."""
+    if value is None:
+        return MISSING
+    if value.low is None:
+        return percent(value.value)
+    return f"{percent(value.value)} [{percent(value.low)}, {percent(value.high)}]"
+
+
+def points(value: float | None) -> str:
+    """A difference in points of a per cent, with its sign."""
+    if value is None:
+        return MISSING
+    return f"{value * 100:+.1f}" if round(value * 100, 1) else "0.0"
+
+
+def p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def accuracy_block(table: Table) -> Block:
+    """Strategies down, data sets across; what guessing reaches below."""
+    heads = [Head("strategy", right=False, data=True), Head("seeds")]
+    heads += [Head(f"{column.title} (n {number(column.n)})", data=True) for column in table.columns]
+    heads += [Head(f"average, {average.title}") for average in table.averages]
+    rows = []
+    for row in table.rows:
+        counts = sorted({len(cell.seeds) for cell in row.cells if cell})
+        seeds = Shown(
+            "-".join(map(str, counts[:1] + counts[1:][-1:])) or MISSING, counts[-1] if counts else None
+        )
+        own = [Shown(row.label, row.label.lower(), data=True), seeds]
+        own += [_accuracy(cell, failed) for cell, failed in zip(row.cells, row.failures, strict=True)]
+        own += [Shown(figure(mean), mean.value if mean else None) for mean in row.averages]
+        rows.append(tuple(own))
+    rows += list(_baselines(table))
+    notes = [f"After a figure: {LEGEND}, against {table.reference}."] if table.comparisons else []
+    return Block("Accuracy, % [95% interval]", tuple(heads), tuple(rows), tuple(notes), "accuracy")
+
+
+def _accuracy(cell: Cell | None, failed: str) -> Shown:
+    if cell is None:
+        return Shown(failed.replace("_", " ") or MISSING, None, kind="failed" if failed else "")
+    mark = f" {MARKS[cell.verdict.kind]}" if cell.verdict else ""
+    return Shown(
+        figure(cell.accuracy) + mark, cell.accuracy.value, kind=cell.verdict.kind if cell.verdict else ""
+    )
+
+
+def _baselines(table: Table) -> Iterator[tuple[Shown, ...]]:
+    for name, label in (("chance", "(chance)"), ("majority", "(commonest answer)")):
+        values: list[float | None] = [getattr(column, name) for column in table.columns]
+        if any(value is not None for value in values):
+            means: list[Shown] = []
+            for average in table.averages:
+                parts = [own for i in average.columns if (own := values[i]) is not None]
+                complete = len(parts) == len(average.columns)
+                mean = sum(parts) / len(parts) if complete else None
+                means.append(Shown(percent(mean), mean, kind="baseline"))
+            cells = [Shown(percent(value), value, kind="baseline") for value in values]
+            yield (Shown(label, label, kind="baseline"), Shown("", kind="baseline"), *cells, *means)
+
+
+def verdict_block(table: Table, index: int) -> Block:
+    """Of one data set: the difference to the reference, what it means, and the spread over seeds."""
+    column = table.columns[index]
+    heads = (
+        Head("strategy", right=False, data=True), Head("difference, points [95%]"), Head("p"),
+        Head("p, Holm"), Head("verdict", right=False, prose=True, data=True), Head("would show, points"),
+        Head("differs in", right=False, prose=True, data=True),
+        Head("seeds, % (sd)"), Head("macro F1 %"), Head("ECE %"),
+    )  # fmt: skip
+    rows = [
+        _verdict_row(cell, [line.what for line in table.differences(cell, column)])
+        for cell in table.cells(index)
+    ]
+    against = f" against {table.reference}" if table.reference else ""
+    notes = (
+        "Would show: the smallest true difference that these items and seeds show with 80% power.",
+        "Differs in: what is not the same besides strategy and learning rate; the values are under Audit.",
+    )
+    return slim(Block(f"{column.title}: verdicts{against}", heads, tuple(rows), notes, "verdicts"))
+
+
+def _verdict_row(cell: Cell, differs: Sequence[str]) -> tuple[Shown, ...]:
+    label = Shown(cell.label, cell.label.lower(), data=True)
+    verdict = cell.verdict
+    if verdict:
+        low, high = verdict.interval
+        compared = [
+            Shown(f"{points(verdict.difference)} [{points(low)}, {points(high)}]", verdict.difference),
+            Shown(p_value(verdict.p), verdict.p),
+            Shown(p_value(verdict.p_adjusted), verdict.p_adjusted),
+            Shown(words(cell), verdict.kind, kind=verdict.kind),
+            Shown(percent(verdict.smallest_detectable), verdict.smallest_detectable),
+        ]
+    else:
+        reason = Shown(cell.no_verdict or MISSING, cell.no_verdict, data=True)
+        compared = [Shown(MISSING), Shown(MISSING), Shown(MISSING), reason, Shown(MISSING)]
+    return (
+        label, *compared, Shown(", ".join(dict.fromkeys(differs)) or MISSING, data=True),
+        Shown(spread(cell), cell.seed_sd), Shown(percent(cell.macro_f1), cell.macro_f1),
+        Shown(percent(cell.ece), cell.ece),
+    )  # fmt: skip
+
+
+def words(cell: Cell) -> str:
+    """The verdict in words."""
+    verdict = cell.verdict
+    if verdict is None:
+        return cell.no_verdict or MISSING
+    if verdict.kind == "equivalent":
+        return f"equivalent within {verdict.margin * 100:g}"
+    if verdict.kind == "no_difference_shown":
+        return "no difference shown"
+    return f"{verdict.kind}, by less than {verdict.margin * 100:g}" if verdict.within_margin else verdict.kind
+
+
+def spread(cell: Cell) -> str:
+    """The accuracy of each seed, or the ends of many."""
+    if len(cell.by_seed) < 2:
+        return MISSING
+    values = sorted(cell.by_seed)
+    told = (
+        ", ".join(map(percent, values))
+        if len(values) <= 3
+        else f"{percent(values[0])} to {percent(values[-1])}"
+    )
+    return f"{told} ({percent(cell.seed_sd)})"
+
+
+def slim(block: Block) -> Block:
+    """Without the columns that hold nothing, and the notes on them."""
+    kept = [i for i in range(len(block.heads)) if i == 0 or any(row[i].text != MISSING for row in block.rows)]
+    heads = tuple(block.heads[i] for i in kept)
+    rows = tuple(tuple(row[i] for i in kept) for row in block.rows)
+    told = " ".join(head.text for head in heads)
+    notes = tuple(
+        note for note in block.notes
+        if not (note.startswith("Would show") and "would show" not in told)
+        and not (note.startswith("Differs in") and "differs in" not in told)
+        and not (note.startswith("A point") and "a point" not in told)
+    )  # fmt: skip
+    return Block(block.title, heads, rows, notes, block.kind)
+
+
+def table_part(table: Table) -> Part:
+    """All blocks of one table."""
+    from harness.report.cost_block import cost_block
+
+    blocks = [accuracy_block(table)]
+    for index in range(len(table.columns)):
+        if table.cells(index):
+            blocks += [verdict_block(table, index), cost_block(table, index)]
+    return Part(table.title, tuple(blocks), table.notes, table)
+
+
+def rows_with_cells(table: Table) -> Iterator[tuple[Row, Column, Cell]]:
+    """Every cell with its row and column."""
+    for row in table.rows:
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell is not None:
+                yield row, column, cell
+
+
+def parts(report: Report) -> Sequence[Part]:
+    """The whole report, in the order it is read."""
+    from harness.report import appendix
+
+    return [*(table_part(table) for table in report.tables), *appendix.parts(report)]

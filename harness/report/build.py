@@ -1,0 +1,139 @@
+"""Stored runs into a report. See harness.report.model for what a report is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+
+from harness import __version__
+from harness.errors import UsageError, unknown_name
+from harness.record import RunRecord
+from harness.report.model import Report, Table, Tuning
+from harness.report.outcomes import Group, Reader
+from harness.report.published import published_for
+from harness.report.rows import title_of
+from harness.report.sort import sort_records
+from harness.report.table import Builder, Options
+from harness.store import Store
+
+
+def build_report(
+    store: Store, options: Options, *, tasks: Collection[str] = (), models: Collection[str] = ()
+) -> Report:
+    """The report on all runs in `store`, or on those of some tasks and models.
+
+    Raises `UsageError` where there are none, or none of the reference asked for.
+    """
+    records, warnings = store.records()
+    unfinished = _unfinished(store, records)
+    everything = records
+    records = _selected(records, "task", tasks, [record.spec.task.name for record in records])
+    records = _selected(records, "model", models, [record.spec.model.name for record in records])
+    _check(store, records, everything, unfinished)
+    scored = [record for record in records if record.spec.task.split == "test"]
+    builder = Builder(store, options, Reader(), warnings.append)
+    tables: list[Table] = []
+    behind: dict[str, Group] = {}
+    for number, (key, members) in enumerate(sort_records(scored).items(), start=1):
+        tables.append(dataclasses.replace(builder.build(key, members), key=f"t{number}"))
+        behind |= {group.first.run_id: group for group in members.groups.values()}
+    _check_reference(tables, options.reference)
+    shown = {column.task for table in tables for column in table.columns}
+    return Report(
+        version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        results=str(store.root),
+        margin=options.margin,
+        verdicts=options.verdicts,
+        runs=sum(record.status == "ok" for record in scored),
+        failed=sum(record.status != "ok" for record in scored),
+        unfinished=unfinished,
+        tables=tuple(tables),
+        published=published_for(shown),
+        tuning=tuning([record for record in records if record.spec.task.split != "test"], scored),
+        warnings=tuple(warnings),
+        groups=behind,
+    )
+
+
+def _unfinished(store: Store, records: Sequence[RunRecord]) -> tuple[str, ...]:
+    done = {record.run_id for record in records}
+    return tuple(
+        name
+        for name in store.run_ids()
+        if name not in done and not (store.folder(name) / "record.json").exists()
+    )
+
+
+def _selected(
+    records: list[RunRecord], what: str, names: Collection[str], known: Sequence[str]
+) -> list[RunRecord]:
+    for name in names:
+        if name not in known and known:
+            raise UsageError(
+                f"no run here is of {unknown_name(what, name, set(known)).removeprefix('unknown ')}"
+            )
+    return [record for record, own in zip(records, known, strict=True) if not names or own in names]
+
+
+def _check(
+    store: Store,
+    records: Sequence[RunRecord],
+    everything: Sequence[RunRecord],
+    unfinished: Sequence[str],
+) -> None:
+    example = "For example: python -m harness run --strategy zero-shot,lora --task medqa --seed 0,1,2"
+    if not everything:
+        waiting = f" ({len(unfinished)} unfinished)" if unfinished else ""
+        there = "holds no finished runs" if store.root.exists() else "is not there"
+        raise UsageError(
+            f"nothing to report: {store.root} {there}{waiting}",
+            f"{example}\nOr give the folder that holds them: --results DIR",
+        )
+    if not records:
+        raise UsageError(
+            "no run has both the task and the model asked for", "See: python -m harness list runs"
+        )
+
+
+def _check_reference(tables: Sequence[Table], reference: str | None) -> None:
+    if reference is None or any(table.reference for table in tables):
+        return
+    rows = [row for table in tables for row in table.rows if any(row.cells)]
+    known = {row.label for row in rows} | {row.strategy for row in rows}
+    raise UsageError(unknown_name("reference", reference, known))
+
+
+def tuning(trials: Sequence[RunRecord], scored: Sequence[RunRecord]) -> tuple[Tuning, ...]:
+    """What choosing learning rates on validation cost, for each strategy, data set and model."""
+    found: dict[tuple[str, str, str], list[RunRecord]] = {}
+    titles: dict[tuple[str, str], str] = {
+        (record.spec.task.name, record.spec.task.source): title_of(record) for record in scored
+    }
+    for trial in trials:
+        title = titles.get((trial.spec.task.name, trial.spec.task.source), title_of(trial))
+        found.setdefault((trial.spec.strategy.name, title, trial.spec.model.name), []).append(trial)
+    return tuple(_tuning(key, own, scored) for key, own in sorted(found.items()))
+
+
+def _tuning(key: tuple[str, str, str], trials: Sequence[RunRecord], scored: Sequence[RunRecord]) -> Tuning:
+    strategy, title, model = key
+    ended = [trial for trial in trials if trial.status == "ok"]
+    seconds = [trial.cost.train_seconds for trial in ended if trial.cost.train_seconds is not None]
+    hours = [trial.cost.gpu_hours for trial in ended if trial.cost.gpu_hours is not None]
+    chosen = {
+        record.spec.train.learning_rate
+        for record in scored
+        if (record.spec.strategy.name, title_of(record), record.spec.model.name) == key
+    }
+    return Tuning(
+        strategy=strategy,
+        title=title,
+        model=model,
+        trials=len(trials),
+        failed=len(trials) - len(ended),
+        train_seconds=sum(seconds) if seconds else None,
+        gpu_hours=sum(hours) if hours else None,
+        chosen=chosen.pop() if len(chosen) == 1 else None,
+    )

@@ -1,0 +1,90 @@
+"""What the reader of a table must know, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.record import RunRecord
+from harness.report.model import Cell, Table
+
+if TYPE_CHECKING:
+    from harness.report.table import Options
+
+
+def of_table(table: Table, options: Options, first: RunRecord | None, *, repeated: bool) -> tuple[str, ...]:
+    """The notes of a table, the gravest first."""
+    found = []
+    if table.world == "sample":
+        found.append(
+            "Built-in sample: it shows that the machinery works and says nothing about the real data sets."
+        )
+    if first is not None and first.model is not None and first.model.source == "random":
+        found.append("Random weights: memory and speed mean something, accuracy does not.")
+    found += _verdict_notes(table, options)
+    found += _seed_notes(table)
+    found += _average_notes(table, repeated)
+    found += _device_notes(table)
+    for column in table.columns:
+        if column.note and table.world != "sample":
+            found.append(f"{column.title}: {column.note}.")
+    return tuple(found)
+
+
+def _cells(table: Table) -> list[Cell]:
+    return [cell for row in table.rows for cell in row.cells if cell is not None]
+
+
+def _verdict_notes(table: Table, options: Options) -> list[str]:
+    if not options.verdicts:
+        return ["No verdicts were asked for; intervals over several seeds are wider than need be."]
+    if table.comparisons:
+        several = table.comparisons > 1
+        return [
+            f"Verdicts against {table.reference}, paired by item, equivalent within {options.margin * 100:g} points; "
+            + (
+                f"p-values of {table.comparisons} comparisons adjusted together (Holm)."
+                if several
+                else "one comparison."
+            )
+        ]
+    if options.reference is not None and table.reference is None:
+        return [f"No verdicts: there is no run of {options.reference} here."]
+    return ["No verdicts: there is nothing to compare."] if _cells(table) else []
+
+
+def _seed_notes(table: Table) -> list[str]:
+    cells = _cells(table)
+    found = []
+    if any(len(cell.seeds) > 1 for cell in cells):
+        found.append("Accuracy is the mean over seeds; its 95% interval covers other items and other seeds.")
+    single = [cell for cell in cells if cell.verdict and not cell.verdict.over_seeds]
+    if single and any(cell.seeded for cell in cells):
+        names = ", ".join(dict.fromkeys(cell.label for cell in single))
+        found.append(
+            f"One run of each side ({names}): those verdicts are about these runs, another seed may decide otherwise."
+        )
+    return found
+
+
+def _average_notes(table: Table, repeated: bool) -> list[str]:
+    if repeated:
+        return ["No averages: a task stands in two columns, with different test items."]
+    if not table.averages:
+        return []
+    incomplete = [row.label for row in table.rows if None in row.averages]
+    left_out = f"; without one: {', '.join(incomplete)}" if incomplete else ""
+    return [f"Averages are unweighted, and only over complete rows{left_out}."]
+
+
+def _device_notes(table: Table) -> list[str]:
+    cells = _cells(table)
+    devices = sorted({cell.costs.device for cell in cells if cell.costs.device})
+    found = []
+    if len(devices) > 1:
+        found.append(
+            f"Several kinds of device ({', '.join(devices)}): memory and time are compared within one only."
+        )
+    mixed = list(dict.fromkeys(cell.label for cell in cells if cell.costs.device is None))
+    if mixed:
+        found.append(f"Seeds on several kinds of device, so no memory and time: {', '.join(mixed)}.")
+    return found

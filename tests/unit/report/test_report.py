@@ -1,0 +1,338 @@
+"""What a report says: rows, averages, verdicts, costs, audit, failures, and the same figures in all formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made import CPU, OUT_OF_MEMORY, outcomes, spec_of, write_run, write_study
+
+from harness.commands.report import render
+from harness.errors import UsageError
+from harness.report.blocks import figure, parts
+from harness.report.build import build_report
+from harness.report.model import Cell, Report, Table
+from harness.report.table import Options
+from harness.stats.accuracy import accuracy
+from harness.stats.paired import compare
+from harness.stats.verdict import verdicts
+from harness.store import Store
+
+FORMATS = ("text", "markdown", "html", "csv", "latex", "json")
+
+
+def built(root: Path, **options: object) -> Report:
+    asked = {key: options.pop(key) for key in ("tasks", "models") if key in options}
+    return build_report(Store(root), Options(command=lambda records: records[0].run_id, **options), **asked)
+
+
+def cell_of(table: Table, label: str, title: str = "MedQA") -> Cell:
+    index = [column.title for column in table.columns].index(title)
+    cell = next(row for row in table.rows if row.label == label).cells[index]
+    assert cell is not None
+    return cell
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    write_study(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(study: Path) -> Report:
+    return built(study)
+
+
+def test_strategies_stand_down_and_tasks_across(report: Report):
+    (table,) = report.tables
+    assert [column.title for column in table.columns] == ["MedQA", "PubMedQA"]
+    assert [row.label for row in table.rows] == ["zero-shot", "few-shot", "full", "lora", "qlora", "ia3"]
+    assert table.reference == "full"
+    assert (report.runs, report.failed) == (29, 3)
+
+
+def test_accuracy_and_verdicts_are_those_of_the_statistics(report: Report):
+    (table,) = report.tables
+    own = {name: np.stack([outcomes(name, "medqa", s, 400) for s in range(3)]) for name in ("full", "lora")}
+    expected = accuracy(own["lora"])
+    cell = cell_of(table, "lora")
+    assert (cell.accuracy.value, cell.accuracy.low, cell.accuracy.high) == (
+        expected.value,
+        *expected.interval,
+    )
+    assert cell.by_seed == tuple(own["lora"].mean(axis=1))
+    assert cell.seed_sd == pytest.approx(own["lora"].mean(axis=1).std(ddof=1))
+    result = compare(own["lora"], own["full"])
+    assert cell.verdict is not None
+    assert (cell.verdict.difference, cell.verdict.interval, cell.verdict.p) == (
+        result.difference, result.interval, result.p,
+    )  # fmt: skip
+    assert cell.verdict.comparisons == table.comparisons == 9
+    assert cell.verdict.p_adjusted >= cell.verdict.p
+    assert cell_of(table, "full").no_verdict == "reference"
+
+
+def test_verdicts_are_one_family_over_the_table(report: Report):
+    (table,) = report.tables
+    cells = [cell for row in table.rows for cell in row.cells if cell and cell.verdict]
+    reference = {t: np.stack([outcomes("full", t, s, 400) for s in range(3)]) for t in ("medqa", "pubmedqa")}
+    results = []
+    for index in range(2):
+        task = table.columns[index].task
+        for cell in table.cells(index):
+            if cell.verdict:
+                rows = np.stack([outcomes(cell.strategy, task, s, 400) for s in cell.seeds])
+                results.append(compare(rows, reference[task], fixed_a=cell.strategy == "zero-shot"))
+    assert sorted(v.p_adjusted for v in verdicts(results)) == pytest.approx(
+        sorted(cell.verdict.p_adjusted for cell in cells if cell.verdict)
+    )
+
+
+def test_averages_only_over_complete_rows(report: Report):
+    (table,) = report.tables
+    (mean,) = table.averages
+    assert mean.title == "all tasks"
+    by_label = {row.label: row.averages[0] for row in table.rows}
+    assert by_label["ia3"] is None
+    values = [cell_of(table, "lora", title).accuracy.value for title in ("MedQA", "PubMedQA")]
+    assert by_label["lora"] is not None
+    assert by_label["lora"].value == pytest.approx(sum(values) / 2)
+    assert any("without one: ia3" in note for note in table.notes)
+
+
+def test_usmle_sets_and_mmlu_have_averages_of_their_own(tmp_path: Path):
+    tasks = ("medqa", "usmle_sample_exam", "mmlu_anatomy", "mmlu_college_biology", "pubmedqa")
+    for task in tasks:
+        write_run(tmp_path, spec_of("lora", task), n=60)
+    (table,) = built(tmp_path).tables
+    assert [column.task for column in table.columns] == [
+        "medqa", "usmle_sample_exam", "pubmedqa", "mmlu_college_biology", "mmlu_anatomy",
+    ]  # fmt: skip
+    assert {mean.title: mean.columns for mean in table.averages} == {
+        "USMLE sets": (0, 1), "MMLU subjects": (3, 4), "all tasks": (0, 1, 2, 3, 4),
+    }  # fmt: skip
+
+
+def test_failed_runs_are_rows_and_are_listed(report: Report):
+    (table,) = report.tables
+    row = next(row for row in table.rows if row.label == "ia3")
+    assert row.failures == ("", "out_of_memory")
+    assert len(table.failures) == 3
+    for chosen in ("text", "markdown", "latex", "html"):
+        text = render(report, chosen, Store(Path(report.results)))
+        assert "out of memory" in text
+        assert "12 GiB" in text
+
+
+def test_a_strategy_that_only_failed_is_a_row(tmp_path: Path):
+    write_run(tmp_path, spec_of("lora"))
+    write_run(tmp_path, spec_of("full"), failure=OUT_OF_MEMORY)
+    (table,) = built(tmp_path).tables
+    assert {row.label for row in table.rows} == {"lora", "full"}
+    assert table.reference == "lora"
+    assert [column.title for column in table.columns] == ["MedQA"]
+
+
+def test_sample_and_real_data_never_share_a_table(tmp_path: Path):
+    for source in ("hub", "sample"):
+        for strategy in ("full", "lora"):
+            write_run(tmp_path, spec_of(strategy, source=source), n=100)
+    report = built(tmp_path)
+    assert [(t.world, [c.title for c in t.columns]) for t in report.tables] == [
+        ("real", ["MedQA"]), ("sample", ["MedQA (built-in sample)"]),
+    ]  # fmt: skip
+    assert any("sample" in note for note in report.tables[1].notes)
+
+
+def test_other_items_are_another_column_and_end_the_averages(tmp_path: Path):
+    write_run(tmp_path, spec_of("full"), items="1" * 64)
+    write_run(tmp_path, spec_of("lora"), items="2" * 64)
+    (table,) = built(tmp_path).tables
+    assert [column.title for column in table.columns] == ["MedQA (items 11111111)", "MedQA (items 22222222)"]
+    assert table.averages == ()
+    assert table.comparisons == 0
+    assert any("No averages" in note for note in table.notes)
+
+
+def test_models_scorings_and_limits_have_tables_of_their_own(tmp_path: Path):
+    write_run(tmp_path, spec_of("lora"))
+    write_run(tmp_path, spec_of("lora", model="org/other"))
+    write_run(tmp_path, spec_of("lora", scoring="letter"))
+    write_run(tmp_path, spec_of("lora", limit=50), n=50)
+    assert len(built(tmp_path).tables) == 4
+    assert len(built(tmp_path, models=["org/other"]).tables) == 1
+
+
+def test_costs_are_compared_on_one_kind_of_device_only(tmp_path: Path):
+    write_run(tmp_path, spec_of("full"))
+    write_run(tmp_path, spec_of("lora"))
+    write_run(tmp_path, spec_of("ia3"), device=CPU)
+    (table,) = built(tmp_path).tables
+    lora, ia3 = cell_of(table, "lora"), cell_of(table, "ia3")
+    assert lora.ratios["gpu_memory_bytes"] == pytest.approx(4.24 / 24, abs=1e-6)
+    assert ia3.ratios == {}
+    assert ia3.verdict is not None  # scores may be compared, and the audit says on what
+    assert any(line.what == "device" and "ia3" in line.where for line in table.audit)
+    assert any("Several kinds of device" in note for note in table.notes)
+
+
+def test_seeds_on_several_devices_have_no_memory_and_time(tmp_path: Path):
+    write_run(tmp_path, spec_of("lora", seed=0))
+    write_run(tmp_path, spec_of("lora", seed=1), device=CPU)
+    (table,) = built(tmp_path).tables
+    costs = cell_of(table, "lora").costs
+    assert (costs.device, costs.train_seconds, costs.host_memory_bytes) == (None, None, None)
+    assert costs.adapter_bytes is not None
+    assert any(line.between == "seeds" and line.what == "device" for line in table.audit)
+
+
+def test_cost_of_a_point_is_over_the_untrained_model(tmp_path: Path):
+    n = 200
+    right = np.arange(n)
+    write_run(tmp_path, spec_of("zero-shot"), correct=right < 80)
+    write_run(tmp_path, spec_of("lora"), correct=right < 100)
+    write_run(tmp_path, spec_of("ia3"), correct=right < 70)
+    (table,) = built(tmp_path).tables
+    lora = cell_of(table, "lora").costs
+    assert lora.train_seconds is not None
+    assert lora.minutes_per_point == pytest.approx(lora.train_seconds / 60 / 10)
+    assert cell_of(table, "ia3").costs.minutes_per_point is None
+
+
+def test_audit_names_what_differs(tmp_path: Path):
+    write_run(tmp_path, spec_of("full"))
+    write_run(tmp_path, spec_of("lora"), packages={"torch": "2.13.0", "peft": "0.18.0"})
+    (table,) = built(tmp_path).tables
+    (line,) = table.audit
+    assert (line.what, line.one, line.other, line.where) == ("package peft", "0.18.0", "0.21.2", ("lora",))
+    assert "package peft" in render(built(tmp_path), "text", Store(tmp_path))
+
+
+def test_published_figures_stand_apart_and_only_for_tasks_shown(tmp_path: Path):
+    write_run(tmp_path, spec_of("lora"))
+    report = built(tmp_path)
+    assert {own.task for own in report.published} == {"medqa"}
+    assert all(own.protocol and own.source for own in report.published)
+    rows = {row.label for table in report.tables for row in table.rows}
+    assert rows == {"lora"}
+    text = render(report, "text", Store(tmp_path))
+    assert text.index("Published figures") > text.index("Accuracy, %")
+    assert "context, not a comparison" in text
+
+
+def test_a_sample_is_not_held_against_published_figures(tmp_path: Path):
+    write_run(tmp_path, spec_of("lora", source="sample"))
+    assert "No run here read the real medqa" in render(built(tmp_path), "text", Store(tmp_path))
+
+
+def test_published_figures_of_the_repository_are_those_of_the_package():
+    root = Path(__file__).parents[3]
+    packaged = (root / "harness/report/published/published.csv").read_text(encoding="utf-8")
+    assert (root / "results/published/published.csv").read_text(encoding="utf-8") == packaged
+
+
+def test_variants_are_told_apart_by_what_differs(tmp_path: Path):
+    for settings in ({"r": 8}, {"r": 16}):
+        write_run(tmp_path, spec_of("lora", settings=settings))
+    write_run(tmp_path, spec_of("full"))
+    (table,) = built(tmp_path).tables
+    assert {row.label for row in table.rows} == {"full", "lora (r=8)", "lora (r=16)"}
+
+
+def test_a_learning_rate_for_each_task_is_no_variant(tmp_path: Path):
+    write_run(tmp_path, spec_of("lora", "medqa", rate=1e-4))
+    write_run(tmp_path, spec_of("lora", "pubmedqa", rate=3e-4))
+    (table,) = built(tmp_path).tables
+    assert [row.label for row in table.rows] == ["lora"]
+    write_run(tmp_path, spec_of("lora", "medqa", rate=3e-4))
+    (table,) = built(tmp_path).tables
+    assert {row.label for row in table.rows} == {"lora (learning_rate=0.0001)", "lora (learning_rate=0.0003)"}
+
+
+def test_tuning_trials_are_in_no_table(tmp_path: Path):
+    write_run(tmp_path, spec_of("lora"))
+    for rate in (3e-5, 3e-4):
+        write_run(tmp_path, spec_of("lora", rate=rate, split="validation"), title="MedQA (validation split)")
+    report = built(tmp_path)
+    assert report.runs == 1
+    assert [(own.strategy, own.title, own.trials, own.chosen) for own in report.tuning] == [
+        ("lora", "MedQA", 2, 1e-4)
+    ]
+    assert "Tuning" in render(report, "text", Store(tmp_path))
+
+
+def test_reference_can_be_chosen_and_must_be_there(study: Path):
+    assert built(study, reference="qlora").tables[0].reference == "qlora"
+    with pytest.raises(UsageError, match="unknown reference 'lra'; did you mean 'lora'"):
+        built(study, reference="lra")
+
+
+def test_no_trained_strategy_still_reports(tmp_path: Path):
+    write_run(tmp_path, spec_of("zero-shot"))
+    (table,) = built(tmp_path).tables
+    assert (table.reference, table.comparisons) == ("zero-shot", 0)
+    assert "zero-shot" in render(built(tmp_path), "html", Store(tmp_path))
+
+
+def test_without_verdicts_nothing_per_item_is_read(study: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise AssertionError("a predictions file was read")
+
+    full = built(study)
+    monkeypatch.setattr("harness.report.outcomes.read_columns", refuse)
+    quick = built(study, verdicts=False)
+    for one, other in zip(full.tables[0].cells(0), quick.tables[0].cells(0), strict=True):
+        assert one.accuracy.value == pytest.approx(other.accuracy.value)
+        assert other.accuracy.low is not None
+        assert other.accuracy.low <= one.accuracy.low + 1e-9  # type: ignore[operator]
+    assert any("No verdicts were asked for" in note for note in quick.tables[0].notes)
+
+
+def test_figures_are_equal_in_all_formats(report: Report, study: Path):
+    shown = {name: render(report, name, Store(study)) for name in FORMATS}
+    stored = json.loads(shown["json"])
+    rows = [row for row in csv.DictReader(io.StringIO(shown["csv"])) if row["kind"] == "measured"]
+    cells = [
+        (row, column, cell)
+        for row in report.tables[0].rows
+        for column, cell in zip(report.tables[0].columns, row.cells, strict=True)
+        if cell
+    ]
+    assert len(rows) == len(cells)
+    from_json = [cell for row in stored["tables"][0]["rows"] for cell in row["cells"] if cell]
+    for (row, column, cell), line, again in zip(cells, rows, from_json, strict=True):
+        assert (line["label"], line["data_set"]) == (row.label, column.title)
+        assert float(line["accuracy"]) == again["accuracy"]["value"] == cell.accuracy.value
+        assert float(line["accuracy_low"]) == again["accuracy"]["low"] == cell.accuracy.low
+        assert (line["verdict"] or None) == (cell.verdict.kind if cell.verdict else cell.no_verdict or None)
+        if cell.verdict:
+            assert float(line["p_holm"]) == again["verdict"]["p_adjusted"] == cell.verdict.p_adjusted
+        for name in ("text", "markdown", "html", "latex"):
+            assert figure(cell.accuracy) in _unescaped(name, shown[name]), (name, row.label)
+    figures = [
+        own.text for part in parts(report) for block in part.blocks if block.kind in ("verdicts", "cost")
+        for row in block.rows for own in row if not own.data
+    ]  # fmt: skip
+    for name in ("text", "markdown", "html", "latex"):
+        plain = _unescaped(name, shown[name])
+        assert [text for text in figures if text not in plain] == [], name
+
+
+def _unescaped(name: str, text: str) -> str:
+    if name == "latex":
+        for escaped, plain in (
+            (r"{[}", "["),
+            (r"{]}", "]"),
+            ("-{}", "-"),
+            (r"\textless{}", "<"),
+            (r"\%", "%"),
+        ):
+            text = text.replace(escaped, plain)
+    return re.sub(r"\s+", " ", text.replace("&lt;", "<").replace("&#43;", "+"))
