@@ -61,7 +61,7 @@ def _seed_notes(table: Table) -> list[str]:
     if single and any(cell.seeded for cell in cells):
         names = ", ".join(dict.fromkeys(cell.label for cell in single))
         found.append(
-            f"One run of each side ({names}): those verdicts are about these runs, another seed may decide otherwise."
+            f"One run of each side, or seeds that all answer alike ({names}): those verdicts are about these runs, another seed may decide otherwise."
         )
     return found
 
