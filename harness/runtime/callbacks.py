@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from harness.contracts import Strategy
 from harness.errors import NonFiniteLossError
 from harness.runtime import checkpoints
+from harness.runtime.device import process_age_seconds
 from harness.runtime.events import Events
 from harness.runtime.meter import memory_now
 
@@ -49,6 +50,7 @@ class Throughput:
         self.timed_examples = 0
         self.timed_seconds = 0.0
         self.resumed = 0
+        self.earlier_seconds = 0.0  # of whole processes, up to the checkpoint that this try went on from
         self._own_steps = 0
 
     def add(self, seconds: float, figures: StepFigures) -> None:
@@ -68,7 +70,9 @@ class Throughput:
         return count / self.timed_seconds if self.timed_seconds > 0 else None
 
     def state(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        """What a later try takes over."""
+        own = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {**own, "earlier_seconds": self.earlier_seconds + process_age_seconds()}
 
     def restore(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

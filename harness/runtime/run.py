@@ -49,6 +49,7 @@ class Run:
         self.data: DataInfo | None = None
         self.model_info: ModelInfo | None = None
         self.resumed = 0
+        self._earlier_seconds = 0.0
         self._measured: dict[str, Any] = {}
 
     def go(self) -> None:
@@ -195,6 +196,7 @@ class Run:
 
     def _measure_training(self, throughput: Throughput) -> None:
         self.resumed = throughput.resumed
+        self._earlier_seconds = throughput.earlier_seconds
         if not throughput.steps:
             return
         self._measured |= {
@@ -272,14 +274,14 @@ class Run:
 
     def cost(self) -> Cost:
         """What is known so far; what was not measured is None."""
-        total = self.meter.total_seconds()
+        total = self._earlier_seconds + self.meter.total_seconds()
         gpus = world_size() if self.device.type == "cuda" else 0
         return Cost(
             **self._measured,
             **self.meter.peaks(),
             total_seconds=total,
-            # NVML was read for the first process's GPU only.
-            energy_joules=self.meter.energy.joules() if gpus == 1 else None,
+            # NVML was read for the first process's GPU, and in this try, only.
+            energy_joules=self.meter.energy.joules() if gpus == 1 and not self.resumed else None,
             gpu_hours=total * gpus / 3600 if gpus else None,
         )
 
