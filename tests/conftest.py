@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ TEXT = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors; these are of libraries, about themselves, and not ours to mend."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background of a shell, where Ctrl-C is ignored, and so in every child: the
+        # tests of Ctrl-C would wait for ever.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in (
         # PEFT asks transformers for an attribute that transformers has renamed.
         "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
