@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.cli import main
 from harness.files import write_json_atomic
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
 from harness.spec import ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
@@ -112,3 +113,17 @@ def write_predictions(
         "subgroup": pa.array(list(subgroups or [""] * n), pa.string()),
     }
     pq.write_table(pa.table(columns), folder / "predictions.parquet")
+
+
+def command(name, root, capsys):
+    """A function that runs a command on the results in `root`: its exit code, stdout and stderr."""
+
+    def call(*words):
+        try:
+            code = main([name, *words, "--results", str(root)])
+        except SystemExit as ended:
+            code = ended.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

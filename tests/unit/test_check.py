@@ -8,11 +8,10 @@ import random
 from xml.etree import ElementTree as ET
 
 import pytest
-from stored import GIB, PACKAGES, bits, write_run
+from stored import GIB, PACKAGES, bits, command, write_run
 
 import harness.checking.anchor as anchor_module
 from harness.checking.gates import Limits, items_needed
-from harness.cli import main
 from harness.store import Store
 
 N = 1273  # MedQA's test items
@@ -42,15 +41,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def cli(root, capsys):
-    def call(*words):
-        try:
-            code = main(["check", *words, "--results", str(root)])
-        except SystemExit as ended:
-            code = ended.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+    return command("check", root, capsys)
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from stored import PACKAGES, bits, write_predictions, write_run
-
-from harness.cli import main
+from stored import PACKAGES, bits, command, write_predictions, write_run
 
 # 100 items: both 50, only A 15, only B 5, neither 30.
 A = bits("1*50 1*15 0*5 0*30")
@@ -24,15 +22,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def cli(root, capsys):
-    def call(*words):
-        try:
-            code = main(["compare", *words, "--results", str(root)])
-        except SystemExit as ended:
-            code = ended.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+    return command("compare", root, capsys)
 
 
 @pytest.fixture
