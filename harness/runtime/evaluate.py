@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,23 @@ from harness.runtime.data import check_choices, shuffled
 
 SHOTS_SEED_OFFSET = 7_919
 """So that the shots are not simply the first examples of the first epoch."""
+
+
+_SLICE = 1000
+"""Items that lm-eval holds at one time, with all it keeps of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The texts of one item as they were scored: clinical text, kept only where it was asked for."""
+
+    prompt: str
+    choices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sample: dict[str, Any]) -> Asked:
+        arguments = sample["arguments"]
+        return cls(arguments[0][0], tuple(continuation for _, continuation in arguments))
 
 
 def worked_examples(train: Sequence[Example], shots: int, seed: int) -> list[Example]:
@@ -76,17 +94,38 @@ def predict(
     test: Sequence[Example],
     shots: Sequence[Example],
     scoring: Scoring,
-) -> tuple[list[Prediction], list[dict[str, Any]]]:
-    """Score `test` with any lm-eval `LM`: predictions in the order of `test`, and lm-eval's samples."""
+    *,
+    texts: bool = False,
+) -> tuple[list[Prediction], list[Asked] | None]:
+    """Score `test` with any lm-eval `LM`: predictions in the order of `test`, and, where `texts` are
+    wanted, what was asked.
+
+    Longest prompts first, a slice at a time: memory does not grow with the items, and one that does not
+    fit is found at the start.
+    """
     check_choices(task, test, scoring)
+    order = sorted(range(len(test)), key=lambda i: -len(task.prompt(test[i], scoring)))
+    found: dict[int, tuple[Prediction, Asked]] = {}
+    for start in range(0, len(order), _SLICE):
+        part = order[start : start + _SLICE]
+        scored = _predict_slice(lm, task, [test[i] for i in part], shots, scoring)
+        found.update(zip(part, scored if texts else [(p, Asked("", ())) for p, _ in scored], strict=True))
+    predictions = [found[i][0] for i in range(len(test))]
+    return predictions, [found[i][1] for i in range(len(test))] if texts else None
+
+
+def _predict_slice(
+    lm: LM, task: Task, test: Sequence[Example], shots: Sequence[Example], scoring: Scoring
+) -> list[tuple[Prediction, Asked]]:
     built = lm_eval_task(task, test, shots, scoring)
     results = evaluate(lm, {task.name: built}, bootstrap_iters=0, log_samples=True)
     samples = sorted(results["samples"][task.name], key=lambda sample: sample["doc_id"])
-    predictions = [
-        _prediction(task, example, sample, scoring) for example, sample in zip(test, samples, strict=True)
+    found = [
+        (_prediction(task, example, sample, scoring), Asked.of(sample))
+        for example, sample in zip(test, samples, strict=True)
     ]
-    _agree(predictions, results["results"][task.name])
-    return predictions, samples
+    _agree([prediction for prediction, _ in found], results["results"][task.name])
+    return found
 
 
 def _prediction(task: Task, example: Example, sample: dict[str, Any], scoring: Scoring) -> Prediction:
@@ -117,10 +156,8 @@ def _agree(predictions: Sequence[Prediction], results: dict[str, Any]) -> None:
             raise RuntimeError(f"{name}: lm-eval says {results[name]}, our predictions say {value}")
 
 
-def write_predictions(
-    predictions: Sequence[Prediction], folder: Path, samples: Sequence[dict[str, Any]] | None
-) -> None:
-    """predictions.parquet; with `samples` (asked for by --log-samples) also prompts and choices."""
+def write_predictions(predictions: Sequence[Prediction], folder: Path, asked: Sequence[Asked] | None) -> None:
+    """predictions.parquet; with `asked` (wanted by --log-samples) also prompts and choices."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -133,11 +170,9 @@ def write_predictions(
         "logprobs": pa.array([list(p.logprobs) for p in predictions], pa.list_(pa.float64())),
         "subgroup": pa.array([p.subgroup for p in predictions], pa.string()),
     }
-    if samples is not None:
-        columns["prompt"] = pa.array([s["arguments"][0][0] for s in samples], pa.string())
-        columns["choices"] = pa.array(
-            [[continuation for _, continuation in s["arguments"]] for s in samples], pa.list_(pa.string())
-        )
+    if asked is not None:
+        columns["prompt"] = pa.array([a.prompt for a in asked], pa.string())
+        columns["choices"] = pa.array([list(a.choices) for a in asked], pa.list_(pa.string()))
     unfinished = folder / "predictions.parquet.tmp"
     pq.write_table(pa.table(columns), unfinished)
     unfinished.rename(folder / "predictions.parquet")

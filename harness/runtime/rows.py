@@ -2,25 +2,32 @@
 
 Options of one question share its prompt: a row holds the prompt once and, behind it, each option's
 tokens but the last, as branches that see the prompt and themselves and not each other. A row with
-one branch, or none (all options are single tokens), is an ordinary causal one.
+one branch, or none (all options are single tokens), is an ordinary causal one. What many prompts
+begin with (worked examples) is left out of their rows and computed once: see `shared_beginnings`.
+
+Legend: B rows, T tokens of a row, P tokens computed before (kept keys and values).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from harness.errors import UsageError
-from harness.runtime.positions import base_model
 
 Ids = tuple[int, ...]
 
-# A branch mask is right only where every layer attends to the whole prompt by the mask given.
-_BRANCHING_ATTENTION = ("sdpa", "eager")
-_WINDOWS = ("sliding_window", "window_size", "attention_window_size")
+# Keys and values of a kept beginning are copied for each row of a batch, so that they count too, at
+# the share of a row's memory that they make up.
+_KEPT_SHARE = 8
+
+_LEAST_BEGINNING = 64
+"""Tokens that prompts must have in common: below it, a mask costs more than the tokens."""
+
+_LEAST_ROWS = 3
 
 
 @dataclass(slots=True)
@@ -33,15 +40,21 @@ class Branch:
 
 @dataclass(slots=True)
 class PackedRow:
-    """A prompt and the continuations scored after it."""
+    """A prompt and the continuations scored after it; the prompt's first `skip` tokens are not fed."""
 
     prompt: Ids
     branches: list[Branch] = field(default_factory=list)
+    skip: int = 0
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt that are fed to the model."""
+        return len(self.prompt) - self.skip
 
     @property
     def length(self) -> int:
         """Tokens fed to the model."""
-        return len(self.prompt) + sum(len(branch.continuation) - 1 for branch in self.branches)
+        return self.prompt_length + sum(len(branch.continuation) - 1 for branch in self.branches)
 
     @property
     def is_causal(self) -> bool:
@@ -51,23 +64,28 @@ class PackedRow:
     def add(self, continuation: Ids) -> None:
         self.branches.append(Branch(continuation, self.length))
 
+    def without(self, skip: int) -> PackedRow:
+        """The same row with the prompt's first `skip` tokens left out."""
+        shifted = [Branch(branch.continuation, branch.start - skip) for branch in self.branches]
+        return PackedRow(self.prompt, shifted, skip)
+
     def ids(self) -> list[int]:
-        ids = list(self.prompt)
+        ids = list(self.prompt[self.skip :])
         for branch in self.branches:
             ids.extend(branch.continuation[:-1])
         return ids
 
     def columns(self, branch: Branch) -> list[int]:
         """Positions in the row whose logits predict the branch's tokens, in order."""
-        first = len(self.prompt) - 1
+        first = self.prompt_length - 1
         return [first, *range(branch.start, branch.start + len(branch.continuation) - 1)]
 
     def positions(self) -> list[int]:
-        """Position ids: each branch goes on where the prompt ends."""
-        positions = list(range(len(self.prompt)))
+        """Position ids, counted from the row's first token: each branch goes on where the prompt ends."""
+        positions = list(range(self.prompt_length))
         for branch in self.branches:
-            end = len(self.prompt) + len(branch.continuation) - 1
-            positions.extend(range(len(self.prompt), end))
+            end = self.prompt_length + len(branch.continuation) - 1
+            positions.extend(range(self.prompt_length, end))
         return positions
 
 
@@ -87,35 +105,76 @@ def clip(prompt: Sequence[int], continuation: Sequence[int], max_length: int) ->
             f"an answer of {len(continuation)} tokens does not fit the context of {max_length}",
             "Raise --set model.max_length=..., or use letter scoring.",
         )
-    whole = (*prompt, *continuation)[-(max_length + 1) :]
-    return whole[: -len(continuation)], tuple(continuation)
+    room = max_length + 1 - len(continuation)
+    cut = prompt if len(prompt) <= room else prompt[-room:]
+    return tuple(cut), tuple(continuation)
 
 
-def packed_rows(pairs: Sequence[tuple[Ids, Ids]], *, branching: bool) -> list[PackedRow]:
+def packed_rows(
+    pairs: Sequence[tuple[Ids, Ids]], *, branching: bool, limit: int | None = None
+) -> list[PackedRow]:
     """Rows for distinct (prompt, continuation) pairs.
 
     Without `branching` (models that take no block mask) only single-token continuations share a
-    row with another.
+    row with another; with it, as many as keep the row within `limit` tokens.
     """
-    rows: dict[tuple[Ids, Ids], PackedRow] = {}
+    rows: dict[Ids, list[PackedRow]] = {}
     for prompt, continuation in dict.fromkeys(pairs):
-        shared = branching or len(continuation) == 1
-        key = (prompt, () if shared else continuation)
-        row = rows.setdefault(key, PackedRow(prompt))
-        row.add(continuation)
-    return list(rows.values())
+        own = rows.setdefault(prompt, [])
+        for row in own:
+            length = row.length + len(continuation) - 1
+            if len(continuation) == 1 or (branching and (limit is None or length <= limit)):
+                row.add(continuation)
+                break
+        else:
+            own.append(PackedRow(prompt, [Branch(continuation, len(prompt))]))
+    return [row for own in rows.values() for row in own]
 
 
-def batches(rows: Sequence[PackedRow], budget: int) -> list[list[PackedRow]]:
+def shared_beginnings(
+    rows: Sequence[PackedRow], limit: int | None
+) -> tuple[list[PackedRow], list[tuple[Ids, list[PackedRow]]]]:
+    """(rows that stand alone, [(beginning, rows without it)]): prompts that begin with the same tokens
+    for at least a quarter of their length, as few-shot prompts do. Rows of more than `limit` tokens
+    stay alone.
+    """
+    alone: list[PackedRow] = []
+    candidates: dict[Ids, list[PackedRow]] = {}
+    for row in rows:
+        fits = limit is None or row.length <= limit
+        if fits and len(row.prompt) > _LEAST_BEGINNING:
+            candidates.setdefault(row.prompt[:_LEAST_BEGINNING], []).append(row)
+        else:
+            alone.append(row)
+    groups: list[tuple[Ids, list[PackedRow]]] = []
+    for members in candidates.values():
+        beginning = _common_beginning([row.prompt for row in members])
+        mean = sum(row.length for row in members) / len(members)
+        if len(members) >= _LEAST_ROWS and len(beginning) >= max(_LEAST_BEGINNING, mean / 4):
+            groups.append((beginning, [row.without(len(beginning)) for row in members]))
+        else:
+            alone.extend(members)
+    return alone, groups
+
+
+def _common_beginning(prompts: Sequence[Ids]) -> Ids:
+    """What all prompts begin with; at least one token of each is left over."""
+    # Of sorted sequences the first and the last have the least in common.
+    pairs = zip(min(prompts), max(prompts), strict=False)
+    common = tuple(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return common[: min(map(len, prompts)) - 1]
+
+
+def batches(rows: Sequence[PackedRow], budget: int, kept: int = 0) -> list[list[PackedRow]]:
     """Rows, longest first, in batches of at most `budget` padded tokens; plain and branching ones
-    apart, since only the latter need a mask.
+    apart, since only the latter need a mask of their own. `kept`: tokens computed before each row.
     """
     found: list[list[PackedRow]] = []
     for plain in (True, False):
         own = sorted((r for r in rows if r.is_causal == plain), key=lambda r: (-r.length, r.prompt))
         open_batch: list[PackedRow] = []
         for row in own:
-            if open_batch and open_batch[0].length * (len(open_batch) + 1) > budget:
+            if open_batch and not _fits(open_batch[0].length, len(open_batch) + 1, budget, kept):
                 found.append(open_batch)
                 open_batch = []
             open_batch.append(row)
@@ -124,39 +183,38 @@ def batches(rows: Sequence[PackedRow], budget: int) -> list[list[PackedRow]]:
     return found
 
 
-def branch_mask(rows: Sequence[PackedRow], width: int, dtype: torch.dtype) -> torch.Tensor:
-    """Additive attention mask (B, 1, T, T) of branching rows: 0 where seen, the dtype's lowest
-    number elsewhere. A padding token sees only itself, so that no row of the softmax is empty.
+def _fits(width: int, count: int, budget: int, kept: int) -> bool:
+    return width * count <= budget and (width + kept) * count <= _KEPT_SHARE * budget
+
+
+def attention_mask(
+    rows: Sequence[PackedRow], width: int, kept: int, dtype: torch.dtype
+) -> torch.Tensor | None:
+    """Additive attention mask (B or 1, 1, T, P + T): 0 where seen, the dtype's lowest number elsewhere;
+    None where plain causal attention is right. A padding token sees itself, so that no row of the
+    softmax is empty.
     """
+    if all(row.is_causal for row in rows):
+        if not kept:
+            return None
+        seen = torch.ones(width, width, dtype=torch.bool).tril()[None]
+    else:
+        seen = _branches_seen(rows, width)
+    mask = torch.zeros(seen.shape[0], width, kept + width, dtype=dtype)
+    mask[:, :, kept:].masked_fill_(~seen, torch.finfo(dtype).min)
+    return mask[:, None]
+
+
+def _branches_seen(rows: Sequence[PackedRow], width: int) -> torch.Tensor:
+    """(B, T, T): whether a token of a row sees another one of it."""
     seen = torch.zeros(len(rows), width, width, dtype=torch.bool)
     seen.diagonal(dim1=1, dim2=2).fill_(True)
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     for i, row in enumerate(rows):
-        n = len(row.prompt)
+        n = row.prompt_length
         seen[i, :n, :n] = causal[:n, :n]
         for branch in row.branches:
             start, end = branch.start, branch.start + len(branch.continuation) - 1
             seen[i, start:end, :n] = True
             seen[i, start:end, start:end] = causal[: end - start, : end - start]
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-    return mask[:, None]
-
-
-def may_branch(model: nn.Module, max_length: int) -> bool:
-    """False for models that cannot take branches, as far as their configuration says.
-
-    PEFT's prompt methods rewrite mask and positions, attention kernels without masks drop them, and
-    layers with a window or chunks shorter than the context count distance along the row.
-    """
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        return False
-    config = base_model(model).config.get_text_config()
-    if getattr(config, "_attn_implementation", None) not in _BRANCHING_ATTENTION:
-        return False
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    if not all(kind in ("full_attention", "sliding_attention") for kind in layers):
-        return False
-    if not getattr(config, "use_sliding_window", True) and "sliding_attention" not in layers:
-        return True
-    windows = [getattr(config, name, None) for name in _WINDOWS]
-    return all(window is None or window >= max_length for window in windows)
+    return seen

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,27 +247,32 @@ class Run:
             max_length=context_length(model, self.spec.model),
             batch_tokens=self.spec.engine.evaluation_batch_tokens,
             autocast=functools.partial(autocast, self.device, dtype),
-            on_progress=self._evaluation_progress(),
+            on_progress=self._evaluation_progress(task, test),
         )
+        for note in scorer.notes:
+            self.events.notice(note)
         shots = worked_examples(splits.train, settings.shots, self.spec.seed)
-        started = time.perf_counter()
-        predictions, samples = predict(scorer, task, test, shots, settings.scoring)
-        self._measured["eval_seconds"] = time.perf_counter() - started
-        self.events.emit("evaluated", n=len(test), forward_seconds=scorer.forward_seconds)
-        self._measured["eval_examples_per_second"] = len(test) / self._measured["eval_seconds"]
         log_samples = os.environ.get("HARNESS_LOG_SAMPLES") == "1"
-        write_predictions(predictions, self.folder, samples if log_samples else None)
+        started = time.perf_counter()
+        predictions, asked = predict(scorer, task, test, shots, settings.scoring, texts=log_samples)
+        self._measured["eval_seconds"] = time.perf_counter() - started
+        self.events.emit("evaluated", n=len(test), forward_seconds=scorer.likelihood.forward_seconds)
+        self._measured["eval_examples_per_second"] = len(test) / self._measured["eval_seconds"]
+        write_predictions(predictions, self.folder, asked)
         self.scores = all_scores(task, predictions, splits.train)
 
-    def _evaluation_progress(self) -> Any:
+    def _evaluation_progress(self, task: Task, test: Sequence[Example]) -> Callable[[int], None]:
+        requests = sum(len(task.choices(example, self.spec.task.scoring)) for example in test)
         started = time.perf_counter()
 
-        def show(done: int, of: int) -> None:
+        def show(answered: int) -> None:
+            if not answered:
+                return
             memory, kind = memory_now(self.device)
-            left = (time.perf_counter() - started) / done * (of - done)
+            left = (time.perf_counter() - started) / answered * (requests - answered)
             self.events.progress(
-                phase="evaluate", done=done, of=of, memory_bytes=memory, memory_kind=kind,
-                seconds_left=left, final=done == of,
+                phase="evaluate", done=answered * len(test) // requests, of=len(test), memory_bytes=memory,
+                memory_kind=kind, seconds_left=left, final=answered == requests,
             )  # fmt: skip
 
         return show

@@ -73,15 +73,15 @@ def test_predictions_follow_likelihood_and_likelihood_a_character(toy: Any) -> N
 
 def test_predictions_keep_the_order_of_the_test_items(toy: Any, examples: Examples) -> None:
     test = examples(12)[::-1]
-    found, samples = predict(Fixed(by_length), toy, test, [], "cloze")
+    found, asked = predict(Fixed(by_length), toy, test, [], "cloze", texts=True)
     assert [p.example_id for p in found] == [e.id for e in test]
-    for example, prediction, sample in zip(test, found, samples, strict=True):
+    for example, prediction, own in zip(test, found, asked, strict=True):
         assert prediction.logprobs == tuple(by_length("", f" {option}") for option in example.options)
-        assert sample["arguments"][0][0] == toy.prompt(example, "cloze")
+        assert own.prompt == toy.prompt(example, "cloze")
 
 
 def test_a_likelihood_that_is_not_a_number_is_refused(toy: Any, examples: Examples) -> None:
-    with pytest.raises(FloatingPointError, match="toy-0"):
+    with pytest.raises(FloatingPointError, match="item toy-[01]"):
         predict(Fixed(lambda *_: float("nan")), toy, examples(2), [], "cloze")
 
 
@@ -151,8 +151,8 @@ def test_predictions_file_has_the_columns_and_no_text(toy: Any, examples: Exampl
 
 def test_texts_are_written_where_asked(toy: Any, examples: Examples, tmp_path: Path) -> None:
     items = secret_items(examples)
-    predictions, samples = predict(Fixed(by_length), toy, items, [], "cloze")
-    write_predictions(predictions, tmp_path, samples)
+    predictions, asked = predict(Fixed(by_length), toy, items, [], "cloze", texts=True)
+    write_predictions(predictions, tmp_path, asked)
     rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert [row["prompt"] for row in rows] == [toy.prompt(e, "cloze") for e in items]
     assert [row["choices"] for row in rows] == [[f" {option}" for option in e.options] for e in items]

@@ -146,18 +146,62 @@ PAIRS = [
 def test_answers_are_hflms(kind: str, models: Any, tokenizer: Any) -> None:
     model = models(kind)
     scorer = ours(model, tokenizer)
-    assert scorer.branching == KINDS[kind][2]
+    assert scorer.likelihood.branching == KINDS[kind][2]
+    assert any("a question's prompt" in note for note in scorer.notes) != KINDS[kind][2]
     expected = theirs(model, tokenizer).loglikelihood(requests(PAIRS), disable_tqdm=True)
     assert_same(scorer.loglikelihood(requests(PAIRS), disable_tqdm=True), expected)
 
 
-@pytest.mark.parametrize(("window", "branches"), [(100, False), (511, False), (512, True), (None, True)])
-def test_no_branches_where_a_window_is_shorter_than_the_context(
-    window: int | None, branches: bool, tokenizer: Any
-) -> None:
-    """Also where the window is longer than what the scorer tries the model on."""
-    config = AutoConfig.for_model("mistral", **{**SIZE, "sliding_window": window}, **COMMON)
-    assert ours(AutoModelForCausalLM.from_config(config), tokenizer).branching == branches
+@pytest.mark.parametrize("window", [64, 100])
+@pytest.mark.parametrize("virtual", [0, 8])
+def test_rows_longer_than_a_window_are_not_shared(window: int, virtual: int, tokenizer: Any) -> None:
+    """Some of these fit in the window and some do not; distance counts along the text, not along the row."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("mistral", **{**SIZE, "sliding_window": window}, **COMMON)
+        model = AutoModelForCausalLM.from_config(config).float().eval()
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.data.normal_(0, 0.15)
+    if virtual:
+        model = adapter(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=virtual))
+    scorer = ours(model, tokenizer)
+    assert scorer.likelihood.branching
+    shots = few_shot(4) + few_shot(4, LONG * 4)
+    lengths = [len(tokenizer.encode(context)) for context, _ in (*PAIRS, *shots)]
+    assert min(lengths) < window < max(lengths)
+    pairs = [*PAIRS, *shots]
+    expected = theirs(model, tokenizer).loglikelihood(requests(pairs), disable_tqdm=True)
+    assert_same(scorer.loglikelihood(requests(pairs), disable_tqdm=True), expected)
+
+
+def few_shot(questions: int, shots: str = LONG * 3) -> list[tuple[str, str]]:
+    """Options of several questions behind the same worked examples."""
+    return [
+        (f"{shots}\nAnswer: Liver\n\nQuestion: {'Why? ' * n}Which?\nAnswer:", f" {option}")
+        for n in range(questions)
+        for option in ("Pancreas", "the left kidney", "B")
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", [1, 90, 1024])
+def test_worked_examples_are_scored_as_hflm_does(kind: str, budget: int, models: Any, tokenizer: Any) -> None:
+    """Two sets of them, beside questions without; computed once where the model can."""
+    model = models(kind)
+    pairs = few_shot(5) + PAIRS + few_shot(4, f"The following are. {LONG * 3}")
+    scorer = ours(model, tokenizer, batch_tokens=budget)
+    fed: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    found = scorer.loglikelihood(requests(pairs), disable_tqdm=True)
+    hook.remove()
+    assert_same(found, theirs(model, tokenizer).loglikelihood(requests(pairs), disable_tqdm=True))
+    if budget == 1:  # no padding: what is fed can be counted
+        prompts = {context: len(tokenizer.encode(context)) for context, _ in pairs}
+        assert (sum(fed) < 0.7 * sum(prompts.values())) == scorer.likelihood.keeping
+        assert scorer.likelihood.keeping or not KINDS[kind][2]
 
 
 def test_greedy_is_not_always_false(models: Any, tokenizer: Any) -> None:
@@ -228,22 +272,24 @@ def test_predictions_are_hflms(
 
 
 ADAPTERS = {
-    "lora": (LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"), True),
-    "prefix": (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5), False),
-    "prompt": (PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5), False),
-    "adaption-prompt": (AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=2), None),
+    "lora": LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
+    "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "adaption-prompt": AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=2),
 }
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_adapters_are_active_and_scored_as_hflm_does(name: str, models: Any, tokenizer: Any) -> None:
-    config, branches = ADAPTERS[name]
-    model = adapter(models("llama"), copy.deepcopy(config))
+    model = adapter(models("llama"), copy.deepcopy(ADAPTERS[name]))
     scorer = ours(model, tokenizer)
-    assert branches in (None, scorer.branching)
-    found = scorer.loglikelihood(requests(PAIRS), disable_tqdm=True)
-    assert_same(found, theirs(model, tokenizer).loglikelihood(requests(PAIRS), disable_tqdm=True))
-    base = ours(models("llama"), tokenizer).loglikelihood(requests(PAIRS), disable_tqdm=True)
+    if name != "adaption-prompt":
+        assert scorer.likelihood.branching
+        assert scorer.likelihood.keeping
+    pairs = [*PAIRS, *few_shot(4)]
+    found = scorer.loglikelihood(requests(pairs), disable_tqdm=True)
+    assert_same(found, theirs(model, tokenizer).loglikelihood(requests(pairs), disable_tqdm=True))
+    base = ours(models("llama"), tokenizer).loglikelihood(requests(pairs), disable_tqdm=True)
     assert max(abs(own[0] - plain[0]) for own, plain in zip(found, base, strict=True)) > 0.1
 
 
@@ -302,12 +348,13 @@ def test_out_of_memory_makes_the_batch_smaller(models: Any, tokenizer: Any) -> N
         return forward(*args, **kwargs)
 
     model.forward = small
-    progress: list[tuple[int, int]] = []
-    scorer = ours(model, tokenizer, on_progress=lambda done, of: progress.append((done, of)))
-    assert_same(scorer.loglikelihood(requests(PAIRS), disable_tqdm=True), expected)
+    progress: list[int] = []
+    scorer = ours(model, tokenizer, on_progress=progress.append)
+    for _ in range(2):
+        assert_same(scorer.loglikelihood(requests(PAIRS), disable_tqdm=True), expected)
     assert any(rows > 2 for rows, _ in shapes)
     assert progress == sorted(progress)
-    assert progress[-1][0] == progress[-1][1]
+    assert progress[-1] == 2 * len(PAIRS)
 
 
 def test_out_of_memory_on_one_row_is_told(models: Any, tokenizer: Any) -> None:
@@ -374,7 +421,7 @@ def test_rolling_is_hflms(models: Any, tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "lora"])
 def test_greedy_text_is_hflms(kind: str, models: Any, tokenizer: Any) -> None:
-    model = adapter(models("llama"), copy.deepcopy(ADAPTERS["lora"][0])) if kind == "lora" else models(kind)
+    model = adapter(models("llama"), copy.deepcopy(ADAPTERS["lora"])) if kind == "lora" else models(kind)
     scorer, reference = ours(model, tokenizer, 60), theirs(model, tokenizer, 60)
 
     def same(settings: dict[str, Any]) -> list[str]:
