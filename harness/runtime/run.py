@@ -256,7 +256,10 @@ class Run:
         started = time.perf_counter()
         predictions, asked = predict(scorer, task, test, shots, settings.scoring, texts=log_samples)
         self._measured["eval_seconds"] = time.perf_counter() - started
-        self.events.emit("evaluated", n=len(test), forward_seconds=scorer.likelihood.forward_seconds)
+        own = scorer.likelihood
+        self.events.emit(
+            "evaluated", n=len(test), forward_seconds=own.forward_seconds, batch_tokens=own.batch_tokens
+        )
         self._measured["eval_examples_per_second"] = len(test) / self._measured["eval_seconds"]
         write_predictions(predictions, self.folder, asked)
         self.scores = all_scores(task, predictions, splits.train)

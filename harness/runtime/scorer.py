@@ -27,8 +27,8 @@ _TOKENIZED_AT_ONCE = 512
 class Scorer(TemplateLM):  # type: ignore[misc]
     """Scores continuations with `model`, which stays as it is (not merged, not cast).
 
-    `batch_tokens` bounds the padded tokens of a forward pass; it is halved when the GPU runs out
-    of memory. `on_progress(answered)`: the requests answered so far, over all calls.
+    `batch_tokens` bounds the padded tokens of a forward pass (None: by the free memory); it is halved
+    when the GPU runs out of memory. `on_progress(answered)`: the requests answered so far, over all calls.
     """
 
     backend = "causal"
@@ -39,7 +39,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
-        batch_tokens: int,
+        batch_tokens: int | None = None,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
         on_progress: Callable[[int], None] = lambda answered: None,
     ) -> None:

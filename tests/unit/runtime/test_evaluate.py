@@ -81,7 +81,7 @@ def test_predictions_keep_the_order_of_the_test_items(toy: Any, examples: Exampl
 
 
 def test_a_likelihood_that_is_not_a_number_is_refused(toy: Any, examples: Examples) -> None:
-    with pytest.raises(FloatingPointError, match="item toy-[01]"):
+    with pytest.raises(FloatingPointError, match=r"item toy-[01]"):
         predict(Fixed(lambda *_: float("nan")), toy, examples(2), [], "cloze")
 
 
@@ -234,3 +234,21 @@ def test_a_proportion_is_wilsons() -> None:
     score = proportion(np.array([True] * 15 + [False] * 133))
     assert (score.value, score.n) == (pytest.approx(15 / 148), 148)
     assert (score.ci_low, score.ci_high) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+
+
+def test_lm_eval_holds_a_slice_of_the_items_at_a_time(
+    toy: Any, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = examples(11)
+    expected, asked = predict(Fixed(by_length), toy, test, [], "cloze", texts=True)
+    monkeypatch.setattr(module, "_SLICE", 3)
+    lm = Fixed(by_length)
+    calls, loglikelihood = [], lm.loglikelihood
+
+    def counted(requests: Any, **more: Any) -> Any:
+        calls.append(len(requests))
+        return loglikelihood(requests, **more)
+
+    lm.loglikelihood = counted  # type: ignore[method-assign]
+    assert predict(lm, toy, test, [], "cloze", texts=True) == (expected, asked)
+    assert calls == [12, 12, 12, 8]  # four options each

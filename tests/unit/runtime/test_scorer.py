@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from harness.contracts import Example
 from harness.errors import DataError, UsageError
+from harness.runtime import scorer as scorer_module
 from harness.runtime.evaluate import predict, worked_examples
 from harness.runtime.rows import batches, packed_rows
 from harness.runtime.scorer import Scorer
@@ -460,3 +461,23 @@ def test_what_cannot_be_scored_is_said(models: Any, tokenizer: Any, toy: Any) ->
     empty = Example("bad-item", "Which?", ("Liver", "", "Heart", "Kidney"), 0)
     with pytest.raises(DataError, match="item bad-item: choice 2 is empty"):
         predict(scorer, toy, [empty], [], "cloze")
+
+
+def test_a_bounded_amount_of_text_is_in_memory_as_tokens(
+    models: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("llama")
+    expected = ours(model, tokenizer).loglikelihood(requests(PAIRS * 2), disable_tqdm=True)
+    monkeypatch.setattr(scorer_module, "_CHUNK_CHARACTERS", 200)
+    scorer = ours(model, tokenizer)
+    score, sizes = scorer.likelihood.score, []
+
+    def counted(pairs: Any, *more: Any) -> Any:
+        sizes.append(sum(len(prompt) + len(continuation) for prompt, continuation in pairs))
+        return score(pairs, *more)
+
+    scorer.likelihood.score = counted  # type: ignore[method-assign]
+    found = scorer.loglikelihood(requests(PAIRS * 2), disable_tqdm=True)
+    assert_same(found, expected)
+    assert len(sizes) > 3
+    assert max(sizes) < sum(sizes) / 3

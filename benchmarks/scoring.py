@@ -1,0 +1,302 @@
+"""Scoring: ours against lm-eval's HFLM at its best batch size, item by item.
+
+    python benchmarks/scoring.py [--data DIR] [--items 200] [--dtype bfloat16] [--rows NAME,...]
+    python benchmarks/scoring.py --data DIR --dtype float32 --items 0     all items, exact: the same choices
+    python benchmarks/scoring.py --memory                                 1,000 and 10,000 items, host memory
+
+Each side in a process of its own, one after the other: the same model, items and precision; the clock
+runs over everything from texts to predictions. `of peak`: model FLOPs a second of ours (padding not
+counted) over those of a bfloat16 (or float32) matrix product measured in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from harness.runtime.meter import host_peak_bytes
+
+
+class Row(NamedTuple):
+    """One line of the table; goal: items a second over HFLM's."""
+
+    task: str
+    scoring: str
+    shots: int
+    strategy: str
+    goal: float
+
+
+ROWS = {
+    "medqa-letter": Row("medqa", "letter", 0, "zero-shot", 1.4),
+    "medqa-letter-5shot": Row("medqa", "letter", 5, "few-shot", 6.0),
+    "medqa-cloze": Row("medqa", "cloze", 0, "zero-shot", 4.0),
+    "pubmedqa-letter": Row("pubmedqa", "letter", 0, "zero-shot", 1.4),
+    "pubmedqa-cloze": Row("pubmedqa", "cloze", 0, "zero-shot", 1.4),
+    "medqa-cloze-prefix": Row("medqa", "cloze", 0, "prefix", 4.0),
+    "medqa-cloze-qlora": Row("medqa", "cloze", 0, "qlora", 4.0),
+}
+DEFAULT_ROWS = "medqa-letter,medqa-letter-5shot,medqa-cloze,pubmedqa-letter"
+PEER_BATCHES = (1, 4, 8, 16, 32)
+TRIAL_ITEMS = 24
+
+
+def side(asked: argparse.Namespace) -> None:
+    """One side of one row; prints JSON."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    from harness.contracts import DataSource
+    from harness.registry import load_registry
+    from harness.runtime.evaluate import predict, worked_examples
+    from harness.runtime.models import Base, context_length, load_tokenizer, locate
+    from harness.runtime.scorer import Scorer
+    from harness.spec import ModelSpec
+
+    row = ROWS[asked.rows]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    registry = load_registry()
+    task = registry.task(row.task)()
+    splits = task.load(DataSource.parse(asked.data))
+    test = splits.test[: asked.items or None]
+    shots = worked_examples(splits.train, row.shots, 0)
+    spec = ModelSpec(name=asked.model, dtype=asked.dtype)
+    located = locate(spec)
+    tokenizer = load_tokenizer(located, spec)
+    strategy = registry.strategy(row.strategy)()
+    torch.manual_seed(0)
+    model: Any = strategy.adapt(strategy.load(Base(located, spec, device))).eval()
+    length = context_length(model, spec)
+    loaded = host_peak_bytes()
+
+    def seconds(lm: Any, items: Any) -> tuple[float, Any]:
+        started = time.perf_counter()
+        found, _ = predict(lm, task, items, shots, row.scoring)
+        return time.perf_counter() - started, found
+
+    batch: int | None = None
+    more: dict[str, float] = {}
+    if asked.side == "ours":
+        scorer = Scorer(model, tokenizer, max_length=length, batch_tokens=asked.batch_tokens or None)
+        seconds(scorer, test[:4])
+        counted, before = Counted(scorer), scorer.likelihood.forward_seconds
+        took, found = seconds(scorer, test)
+        more = {
+            "tokens": counted.tokens, "flops": counted.flops, "matmul_flops": matmul_flops(model.dtype),
+            "forward_seconds": scorer.likelihood.forward_seconds - before,
+        }  # fmt: skip
+    else:
+        trial = test[:: max(1, len(test) // TRIAL_ITEMS)][:TRIAL_ITEMS]
+        sizes = PEER_BATCHES if asked.peer_batch is None else (asked.peer_batch,)
+        tried = {
+            size: seconds(
+                HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=length), trial
+            )[0]
+            for size in sizes
+        }
+        batch = min(tried, key=lambda size: tried[size])
+        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=length)
+        took, found = seconds(peer, test)
+    print(
+        json.dumps(
+            {
+                "seconds": took,
+                "items": len(test),
+                "batch": batch,
+                "peak_bytes": host_peak_bytes(),
+                "loaded_bytes": loaded,
+                "predicted": [p.predicted for p in found],
+                "logprobs": [p.logprobs for p in found],
+                "title": splits.title,
+                **more,
+            }
+        )
+    )
+
+
+class Counted:
+    """Counts the tokens and model FLOPs that a scorer computes, padding left out."""
+
+    def __init__(self, scorer: Any) -> None:
+        from harness.runtime.counting import logical_size
+        from harness.runtime.positions import base_model
+
+        own = scorer.likelihood
+        base = base_model(own.model)
+        self.tokens = self.flops = 0.0
+        head = base.get_output_embeddings().weight
+        matrices = {id(w): w for name, w in base.named_parameters() if w.ndim > 1 and "embed" not in name}
+        matrices.pop(id(head), None)
+        body = sum(map(logical_size, matrices.values()))
+        attention = 4 * base.config.num_hidden_layers * base.config.hidden_size
+        call, choose = own._call, own._choose
+
+        def counted_call(batch: Any, width: int, kept: Any, cache: Any) -> Any:
+            for row in batch:
+                seen = (kept.length if kept else 0) + row.length / 2
+                self.tokens += row.length
+                self.flops += row.length * (2 * body + attention * seen)
+            return call(batch, width, kept, cache)
+
+        def counted_choose(places: Any, width: int) -> None:
+            self.flops += 2 * head.numel() * len(places)
+            choose(places, width)
+
+        own._call, own._choose = counted_call, counted_choose
+
+
+def matmul_flops(dtype: Any, size: int = 2048) -> float:
+    """Floating-point operations a second of a square matrix product, best of five."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 8192 if device == "cuda" else size
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def run_side(name: str, row: str, asked: argparse.Namespace) -> dict[str, Any]:
+    command = [
+        sys.executable, __file__, "--side", name, "--rows", row, "--data", asked.data, "--items", str(asked.items),
+        "--dtype", asked.dtype, "--model", asked.model, "--batch-tokens", str(asked.batch_tokens),
+        *(["--peer-batch", str(asked.peer_batch)] if asked.peer_batch else []),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{row}, {name}: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def memory(asked: argparse.Namespace) -> None:
+    """Peak host memory beyond the loaded model, for few and for many items; a tiny model's, so that it
+    is the items' own.
+    """
+    for items in (1_000, 10_000):
+        asked.items = items
+        found = run_side("memory", "medqa-cloze", asked)
+        print(f"{items:6} items: {found['grown_bytes'] / 2**20:.0f} MiB over the loaded model", flush=True)
+
+
+def memory_side(items: int) -> None:
+    import dataclasses
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from harness.contracts import DataSource
+    from harness.registry import load_registry
+    from harness.runtime.evaluate import predict
+    from harness.runtime.meter import host_memory_bytes
+    from harness.runtime.models import load_tokenizer, locate
+    from harness.runtime.scorer import Scorer
+    from harness.spec import ModelSpec
+
+    spec = ModelSpec()
+    tokenizer = load_tokenizer(locate(spec), spec)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=2048,
+        )
+    )  # fmt: skip
+    task = load_registry().task("medqa")()
+    some = task.load(DataSource.parse("sample")).test
+    scorer = Scorer(model, tokenizer, max_length=2048)
+    predict(scorer, task, some, [], "cloze")
+    test = [  # no two alike: equal requests are computed once
+        dataclasses.replace(own, id=str(i), question=f"Case {i}. {own.question}")
+        for i in range(items)
+        for own in [some[i % len(some)]]
+    ]
+    before = host_memory_bytes() or 0
+    predictions, _ = predict(scorer, task, test, [], "cloze")
+    assert len(predictions) == items
+    print(json.dumps({"grown_bytes": (host_peak_bytes() or 0) - before}))
+
+
+def compare(row: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """Both sides of one row."""
+    ours, peer = run_side("ours", row, asked), run_side("hflm", row, asked)
+    differences = [
+        abs(x - y) for a, b in zip(ours["logprobs"], peer["logprobs"], strict=True) for x, y in zip(a, b, strict=True)
+    ]  # fmt: skip
+    same = sum(a == b for a, b in zip(ours["predicted"], peer["predicted"], strict=True))
+    return {
+        "row": row,
+        "title": ours["title"],
+        "items": ours["items"],
+        "ours_items_per_second": ours["items"] / ours["seconds"],
+        "peer_items_per_second": peer["items"] / peer["seconds"],
+        "ratio": peer["seconds"] / ours["seconds"],
+        "goal": ROWS[row].goal,
+        "peer_batch": peer["batch"],
+        "same_choice": same / ours["items"],
+        "furthest_log_likelihood": max(differences),
+        "ours_peak_bytes": ours["peak_bytes"],
+        "peer_peak_bytes": peer["peak_bytes"],
+        "of_peak": ours["flops"] / ours["seconds"] / ours["matmul_flops"],
+        "of_peak_in_forward": ours["flops"] / ours["forward_seconds"] / ours["matmul_flops"],
+        "matmul_gflops": ours["matmul_flops"] / 1e9,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="sample", help="sample, or a folder with real data")
+    parser.add_argument("--items", type=int, default=200, help="of each row; 0 for all")
+    parser.add_argument("--rows", default=DEFAULT_ROWS, help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--batch-tokens", type=int, default=0, help="default: found by itself")
+    parser.add_argument("--peer-batch", type=int, help="HFLM's batch size; default: the fastest of some")
+    parser.add_argument("--memory", action="store_true", help="only: how host memory grows with the items")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each row")
+    parser.add_argument("--side", choices=["ours", "hflm", "memory"], help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if unknown := set(asked.rows.split(",")) - set(ROWS):
+        parser.error(f"unknown rows {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    if asked.side == "memory":
+        memory_side(asked.items)
+        return
+    if asked.side:
+        side(asked)
+        return
+    if asked.memory:
+        memory(asked)
+        return
+    for name in asked.rows.split(","):
+        found = compare(name, asked)
+        if asked.json:
+            print(json.dumps(found), flush=True)
+            continue
+        print(
+            f"{name:20} {found['title']}, {found['items']} items, {asked.dtype}: ours "
+            f"{found['ours_items_per_second']:.2f} items/s, HFLM (batch {found['peer_batch']}) "
+            f"{found['peer_items_per_second']:.2f}, {found['ratio']:.2f} x (goal {found['goal']} x); same choice "
+            f"{found['same_choice']:.2%}, log-likelihoods within {found['furthest_log_likelihood']:.1e}; peak host "
+            f"memory {found['ours_peak_bytes'] / found['peer_peak_bytes']:.2f} x; {found['of_peak']:.0%} of the "
+            f"matrix product's {found['matmul_gflops']:.0f} GFLOP/s ({found['of_peak_in_forward']:.0%} in the model)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
