@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -151,7 +151,7 @@ def floor(n: int, runs: float = 1) -> float:
 
 def half_width(v: Variance, confidence: float = 0.95) -> Floats:
     """Half the width of the two-sided t interval, (...)."""
-    return np.asarray(stats.t.ppf((1 + confidence) / 2, v.degrees) * np.sqrt(v.total))
+    return np.asarray(special.stdtrit(v.degrees, (1 + confidence) / 2) * np.sqrt(v.total))
 
 
 def _few(clusters: int) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 Interval = tuple[float, float]
 
@@ -61,7 +61,7 @@ def mcnemar_exact(outcome: Table) -> float:
     discordant = outcome.only_a + outcome.only_b
     if outcome.only_a == outcome.only_b:
         return 1.0
-    return min(1.0, 2 * float(stats.binom.cdf(min(outcome.only_a, outcome.only_b), discordant, 0.5)))
+    return min(1.0, 2 * float(special.bdtr(min(outcome.only_a, outcome.only_b), discordant, 0.5)))
 
 
 def tango_z(outcome: Table, difference: float) -> float:
@@ -89,7 +89,7 @@ def tango_interval(outcome: Table, confidence: float = 0.95) -> Interval:
     """
     if outcome.n < 1:
         raise ValueError("no items to compare")
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(special.ndtri((1 + confidence) / 2))
     estimate = (outcome.only_a - outcome.only_b) / outcome.n
 
     def end(sign: float) -> float:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import optimize, special
 
 from harness.stats import crossed
 from harness.stats.paired import Paired
@@ -101,35 +101,50 @@ def smallest_detectable_of(result: Paired, alpha: float = 0.05, target: float = 
 
 
 def _smallest(at: Callable[[float], float], target: float) -> float | None:
-    low, high = 0.0, 1.0
-    if at(high) < target:
-        return None
-    while high - low > 5e-5:
-        middle = (low + high) / 2
-        low, high = (low, middle) if at(middle) >= target else (middle, high)
-    return high
+    """Where `at` reaches `target`, to half a hundredth of a point."""
+
+    def beyond(difference: float) -> float:
+        # As a quantile, power is nearly a straight line, so that few of its costly values are needed.
+        return float(special.ndtri(min(max(at(difference), 1e-12), 1 - 1e-12)) - special.ndtri(target))
+
+    low, high = 0.0, 1 / 64
+    while beyond(high) < 0:
+        if high == 1:
+            return None
+        low, high = high, 2 * high
+    return float(optimize.brentq(beyond, low, high, xtol=5e-5))
 
 
 @lru_cache(maxsize=64)
-def _critical(first: int, last: int, alpha: float) -> Floats:
-    """For m = first..last discordant items the largest count of the rarer side that is significant, -1 for
-    none: the last c with P(at most c of m) <= alpha / 2.
+def _critical(n: int, alpha: float) -> Floats:
+    """For m = 0..n discordant items the largest count of the rarer side that is significant, -1 for none:
+    the last c with P(at most c of m) <= alpha / 2. Shape (n + 1,).
     """
+    m = np.arange(n + 1)
+    at = np.ceil(np.nan_to_num(special.bdtrik(alpha / 2, m, 0.5)))  # NaN where none is that rare
+    return np.asarray(np.where(special.bdtr(at, m, 0.5) <= alpha / 2, at, at - 1))
+
+
+@lru_cache(maxsize=64)
+def _discordant_items(n: int, discordant: float) -> tuple[NDArray[np.intp], Floats]:
+    """The numbers m of discordant items that are not negligible, and the chance of each."""
+    spread = 6 * math.sqrt(n * discordant * (1 - discordant)) + 9  # all but 1e-8 of the chance
+    first, last = max(0, math.floor(n * discordant - spread)), min(n, math.ceil(n * discordant + spread))
     m = np.arange(first, last + 1)
-    at = stats.binom.ppf(alpha / 2, m, 0.5)
-    return np.asarray(np.where(stats.binom.cdf(at, m, 0.5) <= alpha / 2, at, at - 1))
+    ways = special.gammaln(n + 1) - special.gammaln(m + 1) - special.gammaln(n - m + 1)
+    return m, np.exp(ways + special.xlogy(m, discordant) + special.xlog1py(n - m, -discordant))
 
 
 def _mcnemar_power(difference: float, discordant: float, n: int, alpha: float) -> float:
     """Power of the two-sided exact McNemar test over all numbers m of discordant items, 0..n."""
     if discordant == 0:
         return 0.0
-    spread = 6 * math.sqrt(n * discordant * (1 - discordant)) + 9  # all but 1e-8 of the chance
-    first, last = max(0, math.floor(n * discordant - spread)), min(n, math.ceil(n * discordant + spread))
-    m, critical = np.arange(first, last + 1), _critical(first, last, alpha)
+    m, chance = _discordant_items(n, discordant)
+    critical = _critical(n, alpha)[m]
     favour = (discordant + difference) / (2 * discordant)
-    rejects = stats.binom.cdf(critical, m, 1 - favour) + stats.binom.cdf(critical, m, favour)
-    return float((stats.binom.pmf(m, n, discordant) * rejects).sum())
+    counts = np.maximum(critical, 0)
+    rejects = special.bdtr(counts, m, 1 - favour) + special.bdtr(counts, m, favour)
+    return float((chance * np.where(critical < 0, 0, rejects)).sum())
 
 
 @lru_cache(maxsize=64)
@@ -137,12 +152,12 @@ def _half_widths(item: float, flips: float, run: float, run_degrees: int, n: int
     """Half widths of the interval over the chi-square distribution of the runs' variance, (GRID,) or (1,)."""
     seeds = np.zeros(1)
     if run_degrees:
-        quantiles = stats.chi2.ppf((np.arange(GRID) + 0.5) / GRID, run_degrees) / run_degrees
+        quantiles = 2 * special.gammaincinv(run_degrees / 2, (np.arange(GRID) + 0.5) / GRID) / run_degrees
         seeds = (run + flips) * quantiles
     sampled = np.full_like(seeds, item + flips)
     total, degrees = crossed.combine(sampled, np.full_like(seeds, flips), seeds, run_degrees, n - 1)
     least = crossed.floor(n, run_degrees / 2 + 1)
-    return np.asarray(stats.t.ppf(1 - alpha / 2, degrees) * np.sqrt(np.maximum(total, least)))
+    return np.asarray(special.stdtrit(degrees, 1 - alpha / 2) * np.sqrt(np.maximum(total, least)))
 
 
 def _t_power(

@@ -22,8 +22,8 @@ class Verdict:
     p_adjusted, p_equivalence: after Holm over the family; a verdict is read from these two alone.
     p_equivalence is of the two one-sided tests within `margin`. interval: 95% of this difference, not
     adjusted for the family. within_margin: equivalence is shown as well, so that a `better` or `worse`
-    is real and yet too small to matter. smallest_detectable: the difference these items and seeds would
-    have shown with 80% power at alpha / comparisons (None: none). over_seeds: False where there was one
+    is real and yet too small to matter. smallest_detectable: where no difference is shown, the one that
+    these items and seeds would have shown with 80% power at alpha / comparisons (None: none). over_seeds: False where there was one
     run of each, and the verdict is then about these two runs: another seed may decide otherwise.
     """
 
@@ -58,7 +58,7 @@ def verdicts(results: Sequence[Paired], *, margin: float = MARGIN, alpha: float 
     equivalent = holm([equivalence(r, margin, alpha).p for r in results])
     return [
         Verdict(
-            kind=_kind(r.difference, p_adjusted, p_equivalence, alpha),
+            kind=(kind := _kind(r.difference, p_adjusted, p_equivalence, alpha)),
             difference=r.difference,
             interval=r.interval,
             p=r.p,
@@ -66,7 +66,9 @@ def verdicts(results: Sequence[Paired], *, margin: float = MARGIN, alpha: float 
             p_equivalence=p_equivalence,
             margin=margin,
             within_margin=p_equivalence < alpha,
-            smallest_detectable=smallest_detectable_of(r, alpha / len(results)),
+            smallest_detectable=(
+                smallest_detectable_of(r, alpha / len(results)) if kind == "no_difference_shown" else None
+            ),
             n=r.n,
             runs_a=r.runs_a,
             runs_b=r.runs_b,

@@ -87,11 +87,16 @@ def test_a_family_is_adjusted() -> None:
     assert [v.kind for v in family] == ["no_difference_shown"] * 3
     assert family[0].p == pytest.approx(0.03515625)
     assert family[0].p_adjusted == pytest.approx(3 * 0.03515625)
-    alone = verdict(close)
-    assert alone.smallest_detectable is not None
-    assert family[0].smallest_detectable is not None
-    assert alone.smallest_detectable < family[0].smallest_detectable
     assert verdicts([]) == []
+
+
+def test_what_would_have_shown_is_told_where_nothing_is_shown() -> None:
+    even = of(40, 6, 6, 48)
+    alone, family = verdict(even), verdicts([even, even])[0]
+    assert alone.smallest_detectable is not None
+    assert family.smallest_detectable is not None
+    assert alone.smallest_detectable < family.smallest_detectable
+    assert verdict(of(40, 12, 3, 45)).smallest_detectable is None
 
 
 def test_swapping_turns_better_into_worse() -> None:
