@@ -10,7 +10,10 @@ _RUNNER_COMMAND = re.compile(r"##(?=\[)")
 
 def plain(text: object) -> str:
     """`text` on one line, with what a terminal would obey (control, escape, bidi) written out."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(text))
+    told = str(text)
+    if told.isprintable():
+        return told
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in told)
 
 
 def markdown(text: object) -> str:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import special
+
+from harness.stats.roots import root
 
 Interval = tuple[float, float]
 
@@ -95,10 +97,7 @@ def tango_interval(outcome: Table, confidence: float = 0.95) -> Interval:
     def end(sign: float) -> float:
         if estimate == sign:
             return sign
-        return float(
-            optimize.brentq(
-                lambda d: tango_z(outcome, d) + sign * z, estimate, sign * (1 - 1e-12), xtol=1e-12
-            )
-        )
+        ends = sorted((estimate, sign * (1 - 1e-12)))
+        return root(lambda d: tango_z(outcome, d) + sign * z, *ends, 1e-12)
 
     return end(-1.0), end(1.0)

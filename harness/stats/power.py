@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
 from harness.stats import crossed
 from harness.stats.paired import Paired
+from harness.stats.roots import root
 
 Floats = NDArray[np.float64]
 
@@ -103,6 +104,7 @@ def smallest_detectable_of(result: Paired, alpha: float = 0.05, target: float = 
 def _smallest(at: Callable[[float], float], target: float) -> float | None:
     """Where `at` reaches `target`, to half a hundredth of a point."""
 
+    @cache
     def beyond(difference: float) -> float:
         # As a quantile, power is nearly a straight line, so that few of its costly values are needed.
         return float(special.ndtri(min(max(at(difference), 1e-12), 1 - 1e-12)) - special.ndtri(target))
@@ -112,7 +114,7 @@ def _smallest(at: Callable[[float], float], target: float) -> float | None:
         if high == 1:
             return None
         low, high = high, 2 * high
-    return float(optimize.brentq(beyond, low, high, xtol=5e-5))
+    return root(beyond, low, high, 5e-5)
 
 
 @lru_cache(maxsize=64)
