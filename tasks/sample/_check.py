@@ -73,6 +73,8 @@ def _rows(table: sample.Table) -> Iterator[str]:
             ("validation", table["validation"], "seen"),
         )
     }
+    # Paired tests take test items for independent of each other.
+    yield from _repeated("fact asked in test", (row["id"].rpartition("-w")[0] for row in table["test"]))
     for fact in sorted(facts["seen"] - facts["trained"]):
         yield f"{fact}: tagged seen, but never trained"
     for fact in sorted(facts["unseen"] & facts["trained"]):
