@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.costs import CostRow, cost_rows
 from harness.errors import UsageError
 from harness.escape import plain
-from harness.record import RunRecord
-from harness.report.audit import Difference, audit, comparable, same_device
+from harness.report.audit import Difference, audit, comparable
+from harness.report.model import Tuning
 from harness.report.outcomes import Group, Outcomes, aligned, load_outcomes
+from harness.report.tuned import tuning_differences, tuning_of
 from harness.selection import is_fixed, names_of, shared_seeds
 from harness.stats.equivalence import Equivalence, equivalence
 from harness.stats.family import holm
@@ -43,17 +45,6 @@ class Subgroup:
 
 
 @dataclass(frozen=True, slots=True)
-class CostRow:
-    """One measured cost; `ratio` is A over B, `None` where either is missing or 0."""
-
-    name: str
-    unit: str
-    a: float | None
-    b: float | None
-    ratio: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Comparison:
     """All that is said about a pair. accuracies_a, accuracies_b: of each run, in the order of its group."""
 
@@ -73,6 +64,20 @@ class Comparison:
     subgroups: tuple[Subgroup, ...]
     costs: tuple[CostRow, ...]
     cost_note: str
+    tuned: tuple[Tuning | None, Tuning | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two groups over the seeds that are compared, their outcomes aligned."""
+
+    a: Group
+    b: Group
+    notes: list[str]
+    audit: list[Difference]
+    tuned: tuple[Tuning | None, Tuning | None]
+    one: Outcomes
+    other: Outcomes
 
 
 def compare_pairs(store: Store, pairs: Sequence[tuple[Group, Group]], margin: float) -> list[Comparison]:
@@ -80,19 +85,23 @@ def compare_pairs(store: Store, pairs: Sequence[tuple[Group, Group]], margin: fl
 
     Raises `UsageError` naming what differs where scores must not be compared.
     """
-    prepared = []
-    for one, other in pairs:
-        a, b, left_out = shared_seeds(one, other)
-        found = audit(a.records, b.records)
-        refuse(found, *names_of(a, b))
-        outcomes_a, outcomes_b = aligned(load_outcomes(store, a), load_outcomes(store, b))
-        prepared.append((a, b, left_out, found, outcomes_a, outcomes_b))
-    paired = [paired_test(a, b, x, y) for a, b, _, _, x, y in prepared]
+    prepared = [_prepared(store, *pair) for pair in pairs]
+    paired = [paired_test(own.a, own.b, own.one, own.other) for own in prepared]
     decided = verdicts(paired, margin=margin)
     return [
-        _comparison(a, b, _notes(a, b, left_out), found, x, y, result, verdict)
-        for (a, b, left_out, found, x, y), result, verdict in zip(prepared, paired, decided, strict=True)
+        _comparison(own, result, verdict)
+        for own, result, verdict in zip(prepared, paired, decided, strict=True)
     ]
+
+
+def _prepared(store: Store, one: Group, other: Group) -> _Pair:
+    a, b, left_out = shared_seeds(one, other)
+    found = audit(a.records, b.records)
+    refuse(found, *names_of(a, b))
+    tuned = (tuning_of(store, a.records), tuning_of(store, b.records))
+    found += tuning_differences(a.records, b.records, tuned)
+    outcomes = aligned(load_outcomes(store, a), load_outcomes(store, b))
+    return _Pair(a, b, _notes(a, b, left_out), found, tuned, *outcomes)
 
 
 def refuse(found: Sequence[Difference], name_a: str, name_b: str) -> None:
@@ -118,27 +127,19 @@ def paired_test(a: Group, b: Group, one: Outcomes, other: Outcomes) -> Paired:
         raise UsageError(f"{a.first.run_id} and {b.first.run_id} cannot be compared: {error}") from error
 
 
-def _comparison(
-    a: Group,
-    b: Group,
-    notes: list[str],
-    found: Sequence[Difference],
-    one: Outcomes,
-    other: Outcomes,
-    paired: Paired,
-    verdict: Verdict,
-) -> Comparison:
+def _comparison(pair: _Pair, paired: Paired, verdict: Verdict) -> Comparison:
+    a, b, one, other = pair.a, pair.b, pair.one, pair.other
     name_a, name_b = names_of(a, b)
     differences = one.correct.mean(axis=0) - other.correct.mean(axis=0)  # (n,)
-    costs, cost_note = cost_rows(a.records, b.records)
+    costs, cost_note = cost_rows(a.records, b.records, pair.tuned)
     return Comparison(
-        name_a=name_a, name_b=name_b, a=a, b=b, audit=tuple(found), notes=tuple(notes), paired=paired,
-        verdict=verdict, equivalence=equivalence(paired, verdict.margin),
+        name_a=name_a, name_b=name_b, a=a, b=b, audit=tuple(pair.audit), notes=tuple(pair.notes),
+        paired=paired, verdict=verdict, equivalence=equivalence(paired, verdict.margin),
         bootstrap=paired_bootstrap(differences),
         accuracies_a=tuple(map(float, one.correct.mean(axis=1))),
         accuracies_b=tuple(map(float, other.correct.mean(axis=1))),
         item_means=_histogram(differences), subgroups=_subgroups(a, b, one, other),
-        costs=costs, cost_note=cost_note,
+        costs=costs, cost_note=cost_note, tuned=pair.tuned,
     )  # fmt: skip
 
 
@@ -175,63 +176,3 @@ def _subgroups(a: Group, b: Group, one: Outcomes, other: Outcomes) -> tuple[Subg
         Subgroup(name or "(none)", n, x, y, x - y, result.interval if result else None, p)
         for (name, n, x, y, result), p in zip(rows, adjusted, strict=True)
     )
-
-
-# What it is, its unit, the field, how runs become one figure, and whether a device decides it.
-_COSTS = (
-    ("trained share", "%", "trainable_fraction", "mean", False),
-    ("adapter", "MiB", "adapter_bytes", "mean", False),
-    ("GPU memory peak, reserved", "GiB", "gpu_memory_reserved_peak_bytes", "max", True),
-    ("host memory peak", "GiB", "host_memory_peak_bytes", "max", True),
-    ("training time", "s", "train_seconds", "mean", True),
-    ("training speed", "tokens/s", "train_tokens_per_second", "mean", True),
-    ("evaluation speed", "examples/s", "eval_examples_per_second", "mean", True),
-    ("energy", "kJ", "energy_joules", "mean", True),
-)
-SCALES = {"%": 0.01, "MiB": 2**20, "GiB": 2**30, "kJ": 1000.0}
-
-
-def cost_rows(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> tuple[tuple[CostRow, ...], str]:
-    """Costs side by side in the units shown, and why some are left out. What neither measured is no row."""
-    alike = on_one_device(one, other)
-    rows = []
-    for name, unit, field, how, by_device in _COSTS:
-        if by_device and not alike:
-            continue
-        a, b = (over_runs(own, field, how) for own in (one, other))
-        if a is not None or b is not None:
-            scale = SCALES.get(unit, 1.0)
-            left, right = (None if value is None else value / scale for value in (a, b))
-            rows.append(CostRow(name, unit, left, right, ratio(a, b)))
-    note = (
-        "" if alike else f"memory, time and speed are not compared: {devices(one)} against {devices(other)}"
-    )
-    return tuple(rows), note
-
-
-def on_one_device(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> bool:
-    """Whether all runs of both sides were made on one kind of device, by as many processes."""
-    first = one[0]
-    return all(same_device(first, record) for record in (*one, *other))
-
-
-def devices(records: Sequence[RunRecord]) -> str:
-    """The devices of some runs, in words."""
-    found = {
-        f"{r.environment.processes} x {r.environment.device_name}" if r.environment else "an unknown device"
-        for r in records
-    }
-    return " / ".join(sorted(found))
-
-
-def over_runs(records: Sequence[RunRecord], field: str, how: str) -> float | None:
-    """A cost over a group's runs: their mean, or their highest. `None` where a run did not measure it."""
-    values = [getattr(record.cost, field) for record in records]
-    if any(value is None for value in values):
-        return None
-    return float(max(values)) if how == "max" else float(sum(values) / len(values))
-
-
-def ratio(a: float | None, b: float | None) -> float | None:
-    """a / b, or `None` where that is not known."""
-    return None if a is None or not b else a / b

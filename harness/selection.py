@@ -198,7 +198,7 @@ def only(found: Sequence[Group]) -> Group:
 def shared_seeds(one: Group, other: Group) -> tuple[Group, Group, str]:
     """Both over the seeds that both have, and what was left out. A strategy without training keeps its own."""
     common = set(one.seeds) & set(other.seeds)
-    if not common or is_fixed(one) or is_fixed(other):
+    if not common or not (one.first.spec.trains and other.first.spec.trains):
         return one, other, ""
     left = sorted((set(one.seeds) | set(other.seeds)) - common)
     kept = [replace(g, records=tuple(r for r in g.records if r.spec.seed in common)) for g in (one, other)]
@@ -208,8 +208,7 @@ def shared_seeds(one: Group, other: Group) -> tuple[Group, Group, str]:
 
 def is_fixed(group: Group) -> bool:
     """Whether seeds change nothing: no training, and no worked examples to draw."""
-    spec = group.first.spec
-    return spec.train.learning_rate is None and spec.task.shots == 0
+    return not group.first.spec.seeded
 
 
 def names_of(one: Group, other: Group) -> tuple[str, str]:

@@ -138,6 +138,16 @@ class RunSpec(Frozen):
         return "-".join([*map(slug, parts), f"s{self.seed}", self.digest[:8]])
 
     @property
+    def trains(self) -> bool:
+        """Resolving gives a learning rate to every strategy that trains, and to no other."""
+        return self.train.learning_rate is not None
+
+    @property
+    def seeded(self) -> bool:
+        """Whether another seed would answer otherwise: it trains, or draws worked examples."""
+        return self.trains or self.task.shots > 0
+
+    @property
     def digest(self) -> str:
         """SHA-256 over the settings that differ from the defaults; where plugins lie is left out."""
         own = self.model_dump(mode="json", exclude_defaults=True)

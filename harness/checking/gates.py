@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scipy import stats
+from scipy import special
 
-from harness.compare import devices, on_one_device, over_runs
+from harness.costs import devices, on_one_device, over_runs
 from harness.record import RunRecord
 from harness.stats.equivalence import noninferiority
 from harness.stats.paired import Paired
@@ -92,7 +92,7 @@ def items_needed(discordant: float, limits: Limits) -> int:
 
     For none discordant exact (Tango's interval of 0 of n), else by the normal approximation.
     """
-    z2 = float(stats.norm.ppf(limits.confidence)) ** 2
+    z2 = float(special.ndtri(limits.confidence)) ** 2
     agreeing = z2 * (1 - limits.margin) / limits.margin
     return math.ceil(max(agreeing, z2 * discordant / limits.margin**2))
 
@@ -112,7 +112,7 @@ def throughput_gate(baseline: Sequence[RunRecord], candidate: Sequence[RunRecord
     """Tokens a second in training; for methods that do not train, examples a second in evaluation."""
     every = (*baseline, *candidate)
     field_name, what, unit = "train_tokens_per_second", "training speed", "tokens/s"
-    if all(r.spec.train.learning_rate is None for r in every):
+    if not any(r.spec.trains for r in every):
         field_name, what, unit = "eval_examples_per_second", "evaluation speed", "examples/s"
     b, c = (over_runs(side, field_name, "mean") for side in (baseline, candidate))
     return _ratio_gate("throughput", (what, unit, b, c), (baseline, candidate), lowest=limit)

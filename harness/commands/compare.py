@@ -8,7 +8,8 @@ import json
 import sys
 from typing import Any
 
-from harness.compare import Comparison, CostRow, Subgroup, compare_pairs
+from harness.compare import Comparison, Subgroup, compare_pairs
+from harness.costs import CostRow
 from harness.document import Block, Bullets, Heading, Paragraph, Table, as_markdown, print_text
 from harness.errors import EXIT_OK, UsageError
 from harness.options import filters_of
@@ -239,6 +240,7 @@ def as_data(c: Comparison) -> dict[str, Any]:
         "subgroups": [dataclasses.asdict(s) for s in c.subgroups],
         "costs": [dataclasses.asdict(row) for row in c.costs],
         "cost_note": c.cost_note,
+        "tuning": {side: dataclasses.asdict(own) if own else None for side, own in zip("ab", c.tuned, strict=True)},
         "audit": [dataclasses.asdict(difference) for difference in c.audit],
         "notes": c.notes,
     }  # fmt: skip

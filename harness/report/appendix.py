@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.report.blocks import Block, Head, Part, Shown, rows_with_cells
-from harness.report.model import AuditLine, Report, Table
+from harness.report.blocks import Block, Head, Part, Shown, rows_with_cells, slim
+from harness.report.model import AuditLine, Report, Table, Tuning
 from harness.report.text import MISSING, number, percent
 
 
@@ -123,33 +123,37 @@ def _failures(report: Report) -> Part:
 
 
 def _tuning(report: Report) -> Part | None:
-    if not report.tuning:
+    blocks = tuple(
+        _tuned(table) for table in report.tables if any(cell.tuning for _, _, cell in rows_with_cells(table))
+    )
+    if not blocks:
         return None
+    note = "Trials are scored on validation only, stand in no table above, and are made once for all seeds; their cost is not in the costs there."
+    return Part("Tuning", blocks, (note,))
+
+
+def _tuned(table: Table) -> Block:
+    """Of every cell that trains, so that what was not tuned is seen beside what was."""
     heads = (
-        _left("strategy"),
-        _left("data"),
-        _left("model"),
-        Head("trials"),
-        Head("failed"),
-        Head("train s"),
-        Head("GPU hours"),
-        Head("learning rate used"),
-    )
-    rows = tuple(
-        (
-            Shown(own.strategy, own.strategy.lower(), data=True),
-            Shown(own.title, own.title.lower(), data=True),
-            Shown(own.model, own.model.lower(), data=True),
-            Shown(number(own.trials), own.trials),
-            Shown(number(own.failed), own.failed),
-            Shown(number(own.train_seconds, digits=1), own.train_seconds),
+        _left("strategy"), _left("data"), Head("learning rates tried"), Head("failed"),
+        Head("seconds in all"), Head("GPU hours"), _prose("rates"), Head("used"),
+    )  # fmt: skip
+    rows = []
+    for _, column, cell in rows_with_cells(table):
+        if not cell.trains:
+            continue
+        own = cell.tuning or Tuning(trials=0)
+        tried = "none" if own.trials == 0 else number(own.trials)
+        rates = ", ".join(f"{rate:g}" for rate in own.rates)
+        used = MISSING if cell.learning_rate is None else f"{cell.learning_rate:g}"
+        rows.append((
+            Shown(cell.label, cell.label.lower(), data=True), Shown(column.title, column.title.lower(), data=True),
+            Shown(tried, own.trials), Shown(number(own.failed), own.failed),
+            Shown(number(own.total_seconds, digits=1), own.total_seconds),
             Shown(number(own.gpu_hours, digits=3), own.gpu_hours),
-            Shown(MISSING if own.chosen is None else f"{own.chosen:g}", own.chosen),
-        )
-        for own in report.tuning
-    )
-    note = "Trials are scored on validation only, and stand in no table above; their cost is not in the costs there."
-    return Part("Tuning", (Block("Learning rates tried", heads, rows, (note,), "tuning"),))
+            Shown(rates or MISSING), Shown(used, cell.learning_rate),
+        ))  # fmt: skip
+    return slim(Block(table.title, heads, tuple(rows), kind="tuning"))
 
 
 def _commands(report: Report) -> Part:

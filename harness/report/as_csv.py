@@ -25,8 +25,9 @@ VERDICT = (
     "smallest_detectable", "within_margin", "margin", "over_seeds", "comparisons",
 )  # fmt: skip
 COSTS = tuple(field.name for field in dataclasses.fields(Costs))
+TUNING = ("tuning_trials", "tuning_failed", "tuning_total_seconds", "tuning_gpu_hours", "learning_rate")
 REST = ("failure", "message", "metric", "protocol", "source", "audit", "run_ids", "command")
-COLUMNS = (*IDENTITY, *SCORES, *VERDICT, *COSTS, *REST)
+COLUMNS = (*IDENTITY, *SCORES, *VERDICT, *COSTS, *TUNING, *REST)
 
 
 def as_csv(report: Report) -> str:
@@ -81,7 +82,17 @@ def _measured(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, A
         "n": cell.n, "accuracy_by_seed": " ".join(f"{value:.6g}" for value in cell.by_seed),
         "seed_sd": cell.seed_sd, "macro_f1": cell.macro_f1, "ece": cell.ece, "nll": cell.nll,
         "chance": column.chance, "majority": column.majority, "audit": "; ".join(audit),
-        "run_ids": " ".join(cell.run_ids), "command": cell.command,
+        "run_ids": " ".join(cell.run_ids), "command": cell.command, **_tuning(cell),
+    }  # fmt: skip
+
+
+def _tuning(cell: Cell) -> dict[str, Any]:
+    own, found = cell.tuning, {"learning_rate": cell.learning_rate}
+    if own is None:
+        return {**found, "tuning_trials": 0 if cell.trains else None}
+    return {
+        **found, "tuning_trials": own.trials, "tuning_failed": own.failed,
+        "tuning_total_seconds": own.total_seconds, "tuning_gpu_hours": own.gpu_hours,
     }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from harness.store import Store
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_CHARTED = 48
 """Data sets with charts in one report; beyond them it would grow past what a browser likes."""
-CURVE_POINTS = 120_000
+CURVE_POINTS = 60_000
 """Points of learning curves in one report, shared out over the runs."""
 MOST_DATA_BYTES = 2_000_000
 
@@ -107,7 +107,9 @@ def _charted(
     cells = table.cells(index)
     series = {row.label: number for number, row in enumerate(table.rows)}
     extras = {
-        cell.label: extras_of(store, report.groups[cell.run_ids[0]], points, warn, items=report.verdicts)
+        cell.label: extras_of(
+            store, report.groups[cell.run_ids[0]], report.outcomes.get(cell.run_ids[0]), points, warn
+        )
         for cell in cells
     }
     return Charted(

@@ -36,10 +36,6 @@ def _environment(name: str) -> Callable[[RunRecord], Any]:
     return lambda record: getattr(record.environment, name) if record.environment else None
 
 
-def _trains(record: RunRecord) -> bool:
-    return record.spec.train.learning_rate is not None
-
-
 def _test_items(record: RunRecord) -> str | None:
     return f"{record.data.test_n} ({record.data.test_fingerprint[:12]})" if record.data else None
 
@@ -90,7 +86,7 @@ def audit(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Differen
     found = _compare(_BREAKS if same_scoring else _BREAKS_OTHER_SCORING, one, other, "breaks")
     warns = {what: read for what, read in _WARNS.items() if same_scoring or what != "data"}
     found += _compare(warns, one, other, "warns")
-    if all(map(_trains, (*one, *other))):
+    if all(record.spec.trains for record in (*one, *other)):
         train = {f"train.{name}": _train_field(name) for name in _TRAIN_FIELDS}
         engine: dict[str, Callable[[RunRecord], Any]] = {"engine": lambda record: record.spec.engine.name}
         found += _compare({**_BUDGET, **train, **engine}, one, other, "warns")
@@ -135,7 +131,8 @@ def _package_names(records: Sequence[RunRecord]) -> list[str]:
 
 def _seeds(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[Difference]:
     left, right = ([record.spec.seed for record in side] for side in (one, other))
-    if sorted(left) == sorted(right):
+    # Where nothing is drawn, a seed is only a name.
+    if sorted(left) == sorted(right) or not all(record.spec.seeded for record in (*one, *other)):
         return []
     return [Difference("seeds", ", ".join(map(str, left)), ", ".join(map(str, right)), "warns")]
 

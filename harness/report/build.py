@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from harness import __version__
 from harness.errors import UsageError, unknown_name
 from harness.record import RunRecord
-from harness.report.model import Report, Table, Tuning
+from harness.report.model import Report, Table
 from harness.report.outcomes import Group, Reader
 from harness.report.published import published_for
-from harness.report.rows import title_of
 from harness.report.sort import sort_records
 from harness.report.table import Builder, Options
 from harness.store import Store
@@ -51,9 +50,9 @@ def build_report(
         unfinished=unfinished,
         tables=tuple(tables),
         published=published_for(shown),
-        tuning=tuning([record for record in records if record.spec.task.split != "test"], scored),
         warnings=tuple(warnings),
         groups=behind,
+        outcomes=builder.outcomes,
     )
 
 
@@ -103,37 +102,3 @@ def _check_reference(tables: Sequence[Table], reference: str | None) -> None:
     rows = [row for table in tables for row in table.rows if any(row.cells)]
     known = {row.label for row in rows} | {row.strategy for row in rows}
     raise UsageError(unknown_name("reference", reference, known))
-
-
-def tuning(trials: Sequence[RunRecord], scored: Sequence[RunRecord]) -> tuple[Tuning, ...]:
-    """What choosing learning rates on validation cost, for each strategy, data set and model."""
-    found: dict[tuple[str, str, str], list[RunRecord]] = {}
-    titles: dict[tuple[str, str], str] = {
-        (record.spec.task.name, record.spec.task.source): title_of(record) for record in scored
-    }
-    for trial in trials:
-        title = titles.get((trial.spec.task.name, trial.spec.task.source), title_of(trial))
-        found.setdefault((trial.spec.strategy.name, title, trial.spec.model.name), []).append(trial)
-    return tuple(_tuning(key, own, scored) for key, own in sorted(found.items()))
-
-
-def _tuning(key: tuple[str, str, str], trials: Sequence[RunRecord], scored: Sequence[RunRecord]) -> Tuning:
-    strategy, title, model = key
-    ended = [trial for trial in trials if trial.status == "ok"]
-    seconds = [trial.cost.train_seconds for trial in ended if trial.cost.train_seconds is not None]
-    hours = [trial.cost.gpu_hours for trial in ended if trial.cost.gpu_hours is not None]
-    chosen = {
-        record.spec.train.learning_rate
-        for record in scored
-        if (record.spec.strategy.name, title_of(record), record.spec.model.name) == key
-    }
-    return Tuning(
-        strategy=strategy,
-        title=title,
-        model=model,
-        trials=len(trials),
-        failed=len(trials) - len(ended),
-        train_seconds=sum(seconds) if seconds else None,
-        gpu_hours=sum(hours) if hours else None,
-        chosen=chosen.pop() if len(chosen) == 1 else None,
-    )

@@ -28,8 +28,8 @@ def cell_of(group: Group, outcomes: Outcomes | None, command: Command) -> Cell:
     return Cell(
         label=group.label,
         strategy=first.spec.strategy.name,
-        trains=trains(first),
-        seeded=trains(first) or first.spec.task.shots > 0,
+        trains=first.spec.trains,
+        seeded=first.spec.seeded,
         learning_rate=first.spec.train.learning_rate,
         seeds=group.seeds,
         run_ids=tuple(record.run_id for record in group.records),
@@ -43,10 +43,6 @@ def cell_of(group: Group, outcomes: Outcomes | None, command: Command) -> Cell:
         costs=costs_of(group.records),
         command=command(group),
     )
-
-
-def trains(record: RunRecord) -> bool:
-    return record.spec.train.learning_rate is not None
 
 
 def _mean(records: Sequence[RunRecord], name: str) -> float | None:

@@ -5,19 +5,20 @@ Legend: n items, K choices.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, StoreError
 from harness.record import RunRecord
 from harness.report.model import Figure
-from harness.report.outcomes import Group, flags, read_columns
+from harness.report.outcomes import Group, Outcomes, read_columns
 from harness.stats.accuracy import accuracy
 from harness.store import Store
 
@@ -54,7 +55,7 @@ class Extras:
 
 
 def extras_of(
-    store: Store, group: Group, points: int, warn: Callable[[str], None], *, items: bool = True
+    store: Store, group: Group, outcomes: Outcomes | None, points: int, warn: Callable[[str], None]
 ) -> Extras:
     """What the charts show of a group; what cannot be read is left out and told to `warn`."""
     curves = tuple(
@@ -62,18 +63,15 @@ def extras_of(
         for record in group.records
         if (curve := _curve(store.folder(record.run_id) / "steps.jsonl", record.spec.seed, points))
     )
-    if not items:
+    if outcomes is None:
         return Extras(curves, (), {})
+    subgroups = _subgroups(outcomes)
     try:
-        tables = [_predictions(store, record) for record in group.records]
-        correct = [
-            flags(store.folder(record.run_id), table["correct"])
-            for record, table in zip(group.records, tables, strict=True)
-        ]
-        return Extras(curves, reliability(tables, correct), _subgroups(tables, correct))
+        confidences = [_confidences(store, record, outcomes) for record in group.records]
     except HarnessError as error:
-        warn(f"{error.message}: no reliability diagram and no subgroups for {group.label}")
-        return Extras(curves, (), {})
+        warn(f"{error.message}: no reliability diagram for {group.label}")
+        return Extras(curves, (), subgroups)
+    return Extras(curves, reliability(np.concatenate(confidences), outcomes.correct.ravel()), subgroups)
 
 
 def _curve(path: Path, seed: int, points: int) -> Curve | None:
@@ -95,19 +93,19 @@ def _curve(path: Path, seed: int, points: int) -> Curve | None:
 def _steps(path: Path) -> list[Any]:
     """The lines of steps.jsonl; none where the file cannot be read."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = path.read_bytes().splitlines()
+    except OSError:
         return []
     try:
-        found: list[Any] = json.loads(f"[{','.join(filter(None, lines))}]")  # several times quicker than each
+        found: list[Any] = from_json(b"[%s]" % b",".join(filter(None, lines)))  # quicker than each by itself
         return found
     except ValueError:
         return [row for line in lines if (row := _parsed(line)) is not None]
 
 
-def _parsed(line: str) -> Any:
+def _parsed(line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return from_json(line)
     except ValueError:
         return None
 
@@ -122,16 +120,17 @@ def thinned(values: Sequence[tuple[float, float]], points: int) -> tuple[tuple[f
     return tuple((float(step), float(loss)) for step, loss in table)
 
 
-def _predictions(store: Store, record: RunRecord) -> Any:
-    return read_columns(
-        store.folder(record.run_id) / "predictions.parquet", ["correct", "logprobs", "subgroup"]
-    )
+def _confidences(store: Store, record: RunRecord, outcomes: Outcomes) -> Floats:
+    """(n,) of one run. Raises StoreError where it has them for another number of items."""
+    path = store.folder(record.run_id) / "predictions.parquet"
+    found = _confidence(read_columns(path, ["logprobs"])["logprobs"].combine_chunks())
+    if len(found) != outcomes.correct.shape[1]:
+        raise StoreError(f"{path} changed while it was read", "Make the report again.")
+    return found
 
 
-def reliability(tables: Sequence[Any], right: Sequence[Flags]) -> tuple[Bin, ...]:
+def reliability(confidence: Floats, correct: Flags) -> tuple[Bin, ...]:
     """Bins of equal width over the probability of the chosen answer (Guo et al. 2017, arXiv 1706.04599)."""
-    confidence = np.concatenate([_confidence(table["logprobs"].combine_chunks()) for table in tables])
-    correct = np.concatenate(right)
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
     sums = np.bincount(place, weights=confidence, minlength=BINS)
@@ -154,18 +153,18 @@ def _confidence(logprobs: Any) -> Floats:
     return result
 
 
-def _subgroups(tables: Sequence[Any], rows: Sequence[Flags]) -> dict[str, tuple[Figure, int]]:
+def _subgroups(outcomes: Outcomes) -> dict[str, tuple[Figure, int]]:
     """Accuracy on each part of the items; empty where all are of one part."""
-    encoded = tables[0]["subgroup"].combine_chunks().dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    if len([name for name in names if name]) < 2:
-        return {}
-    place = encoded.indices.to_numpy()
-    if len({len(row) for row in rows}) > 1:
-        return {}
-    correct, found = np.stack(rows), {}
-    for index, name in enumerate(names):
-        if name:
-            own = accuracy(correct[:, place == index])
-            found[name] = (Figure(own.value, *own.interval), own.n)
-    return dict(sorted(found.items()))
+    found = {}
+    for name, items in _parts(outcomes.subgroups).items():
+        own = accuracy(outcomes.correct[:, items])
+        found[name] = (Figure(own.value, *own.interval), own.n)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _parts(subgroups: tuple[str, ...]) -> dict[str, NDArray[np.intp]]:
+    """The places of each subgroup's items, by name; empty for fewer than two."""
+    names, of_item = np.unique(np.array(subgroups, dtype=object), return_inverse=True)
+    found = {str(name): np.flatnonzero(of_item == i) for i, name in enumerate(names) if name}
+    return found if len(found) > 1 else {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from harness.report.outcomes import Group
+    from harness.report.outcomes import Group, Outcomes
     from harness.stats.verdict import Verdict
 
 
@@ -74,13 +74,28 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """What choosing a cell's learning rate on validation cost, once for all its seeds. Not in its costs.
+
+    total_seconds, gpu_hours: of all trials; None where one of them did not measure it. All are None
+    where the trials cannot be read.
+    """
+
+    trials: int | None = None
+    failed: int | None = None
+    rates: tuple[float, ...] = ()
+    total_seconds: float | None = None
+    gpu_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """A strategy on a data set: its runs that ended well, over seeds.
 
     seeded: whether another seed would answer otherwise (training, or the choice of worked examples).
     accuracy: mean over seeds, with an interval over items and seeds. by_seed: each run's accuracy.
     verdict: against the reference; where it is None, `no_verdict` says why. ratios: cost figures over
-    the reference's, only on the same kind of device.
+    the reference's, only on the same kind of device. tuning: None where its learning rate was given.
     """
 
     label: str
@@ -102,6 +117,7 @@ class Cell:
     verdict: Verdict | None = None
     no_verdict: str = ""
     ratios: dict[str, float] = field(default_factory=dict)
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,20 +218,6 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
-    """What choosing a strategy's learning rate on validation cost."""
-
-    strategy: str
-    title: str
-    model: str
-    trials: int
-    failed: int
-    train_seconds: float | None
-    gpu_hours: float | None
-    chosen: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """Everything a report shows. margin: of equivalence, a fraction. results: where the runs lie."""
 
@@ -229,17 +231,21 @@ class Report:
     unfinished: tuple[str, ...]
     tables: tuple[Table, ...]
     published: tuple[Published, ...]
-    tuning: tuple[Tuning, ...]
     warnings: tuple[str, ...]
     groups: dict[str, Group] = field(default_factory=dict, repr=False)
-    """The runs behind each cell, by the first run's name: what the charts read more from. In no format."""
+    outcomes: dict[str, Outcomes] = field(default_factory=dict, repr=False)
+    """The runs behind each cell, and what they answered, by the first run's name: for the charts. In no format."""
 
     @property
     def plain(self) -> dict[str, Any]:
         """The report as JSON holds it."""
         from dataclasses import asdict, fields
 
-        return {f.name: _plain(asdict, getattr(self, f.name)) for f in fields(self) if f.name != "groups"}
+        return {
+            f.name: _plain(asdict, getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("groups", "outcomes")
+        }
 
 
 def _plain(asdict: Any, value: Any) -> Any:

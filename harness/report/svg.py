@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 from markupsafe import Markup, escape
 
@@ -24,17 +25,28 @@ LONGEST_LABEL = 30
 def el(name: str, *children: object, **attributes: object) -> Markup:
     """An element. Attribute names: `class_` is class, `_` is -; None leaves an attribute out."""
     told = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
-        for key, value in attributes.items()
-        if value is not None
+        f' {_name(key)}="{_short(value)}"' for key, value in attributes.items() if value is not None
     )
     if not children:
         return Markup(f"<{name}{told}/>")  # noqa: S704 (attributes are escaped above)
-    return Markup(f"<{name}{told}>{''.join(escape(child) for child in children)}</{name}>")  # noqa: S704
+    inner = "".join(child if isinstance(child, Markup) else escape(child) for child in children)
+    return Markup(f"<{name}{told}>{inner}</{name}>")  # noqa: S704
+
+
+@cache
+def _name(key: str) -> str:
+    return key.rstrip("_").replace("_", "-")
 
 
 def _short(value: object) -> str:
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
+    if isinstance(value, int | float):
+        return f"{value:.1f}".removesuffix(".0")
+    return _escaped(str(value))
+
+
+@lru_cache(maxsize=1024)
+def _escaped(text: str) -> Markup:
+    return escape(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +168,7 @@ def place_labels(points: Sequence[tuple[float, float, str]], bottom: float) -> l
             outside = (
                 max(0, LEFT - box[0]) + max(0, box[2] - WIDTH) + max(0, -box[1]) + max(0, box[3] - bottom)
             )
-            return 10 * outside + sum(_overlap(box, other) for other in taken)
+            return 10 * outside + _covered(box, taken)
 
         best = min(choices, key=cost)
         taken.append(_box(best, wide))
@@ -164,14 +176,23 @@ def place_labels(points: Sequence[tuple[float, float, str]], bottom: float) -> l
     return found
 
 
-def _box(choice: tuple[float, float, str], wide: float) -> tuple[float, float, float, float]:
+Box = tuple[float, float, float, float]
+
+
+def _box(choice: tuple[float, float, str], wide: float) -> Box:
     x, y, anchor = choice
     left = {"start": x, "middle": x - wide / 2, "end": x - wide}[anchor]
     return (left, y - 11, left + wide, y + 3)
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+def _covered(box: Box, others: Sequence[Box]) -> float:
+    """The area of a box that others cover."""
+    left, top, right, bottom = box
+    return sum(
+        (min(right, x1) - max(left, x0)) * (min(bottom, y1) - max(top, y0))
+        for x0, y0, x1, y1 in others
+        if x0 < right and x1 > left and y0 < bottom and y1 > top
+    )
 
 
 def shortened(label: str) -> str:

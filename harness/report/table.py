@@ -10,13 +10,14 @@ from harness.errors import HarnessError
 from harness.record import RunRecord
 from harness.report import notes
 from harness.report.audit import Difference, audit, within
-from harness.report.cells import average, cell_of, paired, trains
+from harness.report.cells import average, cell_of, paired
 from harness.report.costs import per_point, ratios
 from harness.report.med42 import averages
-from harness.report.model import AuditLine, Average, Cell, Column, Failure, Row, Table
+from harness.report.model import AuditLine, Average, Cell, Column, Failure, Row, Table, Tuning
 from harness.report.model import where as name_of
 from harness.report.outcomes import Group, Outcomes, Reader, load_outcomes
 from harness.report.sort import ColumnKey, Members, TableKey
+from harness.report.tuned import tuning_differences, tuning_of
 from harness.stats.paired import Paired
 from harness.stats.verdict import verdicts
 from harness.store import Store
@@ -37,17 +38,18 @@ class Options:
 
 @dataclass
 class Builder:
-    """Makes one table. `warn` takes what went wrong on the way."""
+    """Makes the tables. `warn` takes what went wrong on the way. outcomes: by the first run of a group."""
 
     store: Store
     options: Options
     reader: Reader
     warn: Callable[[str], None]
-    outcomes: dict[Place, Outcomes] = field(default_factory=dict)
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
 
     def build(self, key: TableKey, members: Members) -> Table:
         cells = {place: self._cell(place, group) for place, group in members.groups.items()}
         _add_cost_per_point(cells, members)
+        self._add_tuning(cells, members)
         reference = choose_reference(cells, self.options.reference)
         comparisons = self._compare(cells, reference) if self.options.verdicts else 0
         _add_ratios(cells, reference)
@@ -64,11 +66,10 @@ class Builder:
             rows=tuple(_rows(cells, columns, members, shown, reference)),
             reference=reference,
             comparisons=comparisons,
-            audit=_audit(members, reference),
+            audit=_audit(members, reference, cells),
             failures=tuple(self._failure(*failed) for failed in members.failed),
             notes=(),
         )
-        self.outcomes.clear()
         first = next((group.first for group in members.groups.values()), None)
         return dataclasses.replace(table, notes=notes.of_table(table, self.options, first, repeated=repeated))
 
@@ -76,10 +77,20 @@ class Builder:
         found = None
         if self.options.verdicts:
             try:
-                found = self.outcomes[place] = load_outcomes(self.store, group, self.reader)
+                found = load_outcomes(self.store, group, self.reader)
+                self.outcomes[group.first.run_id] = found
             except HarnessError as error:
                 self.warn(f"{error.message}: no verdict for {group.label} on {place[1].title}")
         return cell_of(group, found, lambda own: self.options.command(own.records))
+
+    def _add_tuning(self, cells: dict[Place, Cell], members: Members) -> None:
+        for place, group in members.groups.items():
+            tuning: Tuning | None = Tuning()
+            try:
+                tuning = tuning_of(self.store, group.records)
+            except HarnessError as error:
+                self.warn(f"{error.message}: the tuning of {group.label} on {place[1].title} is not known")
+            cells[place] = dataclasses.replace(cells[place], tuning=tuning)
 
     def _compare(self, cells: dict[Place, Cell], reference: str | None) -> int:
         """Put the verdicts into `cells`; returns how many there are: one family for Holm."""
@@ -90,10 +101,8 @@ class Builder:
                 reason = "reference"
             elif other not in cells:
                 reason = f"no run of {reference} on these items" if reference else "nothing to compare with"
-            elif place not in self.outcomes or other not in self.outcomes:
-                reason = "per-item outcomes cannot be read"
             else:
-                result = paired(cell, self.outcomes[place], cells[other], self.outcomes[other])
+                result = self._paired(cell, cells[other])
                 if isinstance(result, Paired):
                     results[place] = result
                     continue
@@ -103,6 +112,12 @@ class Builder:
         for place, verdict in zip(results, found, strict=True):
             cells[place] = dataclasses.replace(cells[place], verdict=verdict)
         return len(found)
+
+    def _paired(self, cell: Cell, reference: Cell) -> Paired | str:
+        own, theirs = (self.outcomes.get(one.run_ids[0]) for one in (cell, reference))
+        if own is None or theirs is None:
+            return "per-item outcomes cannot be read"
+        return paired(cell, own, reference, theirs)
 
     def _failure(self, label: str, key: ColumnKey, record: RunRecord) -> Failure:
         failure = record.failure
@@ -145,7 +160,7 @@ def _add_cost_per_point(cells: dict[Place, Cell], members: Members) -> None:
     plain = {
         place[1]: cells[place].accuracy.value
         for place, group in members.groups.items()
-        if not trains(group.first) and group.first.spec.task.shots == 0
+        if not group.first.spec.seeded
     }
     for place, cell in cells.items():
         if cell.trains and place[1] in plain:
@@ -201,7 +216,7 @@ def _rows(
     return sorted(rows, key=order)
 
 
-def _audit(members: Members, reference: str | None) -> tuple[AuditLine, ...]:
+def _audit(members: Members, reference: str | None, cells: dict[Place, Cell]) -> tuple[AuditLine, ...]:
     """Every difference, each once with all the places where it is."""
     found: dict[tuple[str, str, str, str, str], list[str]] = {}
 
@@ -215,7 +230,11 @@ def _audit(members: Members, reference: str | None) -> tuple[AuditLine, ...]:
             add(difference, "seeds", where)
         other = members.groups.get((reference or "", key))
         if other is not None and other is not group:
-            for difference in audit(group.records, other.records):
+            tuned = (cells[label, key].tuning, cells[reference or "", key].tuning)
+            for difference in (
+                *audit(group.records, other.records),
+                *tuning_differences(group.records, other.records, tuned),
+            ):
                 add(difference, "reference", where)
     lines = [
         AuditLine(

@@ -10,6 +10,9 @@ import pytest
 from scipy import stats
 from stored import PACKAGES, bits, command, write_predictions, write_run
 
+from harness.store import Store
+from harness.tune import Trial, Tuning, store_tuning
+
 # 100 items: both 50, only A 15, only B 5, neither 30.
 A = bits("1*50 1*15 0*5 0*30")
 B = bits("1*50 0*15 1*5 0*30")
@@ -173,7 +176,26 @@ def test_a_strategy_without_training_keeps_its_own_seed(root, data):
     (found,) = data("--strategy", "lora,zero-shot")
     assert found["a"]["runs"] != found["b"]["runs"]
     assert len(found["a"]["runs"]) == 2
-    assert [d["what"] for d in found["audit"]] == ["seeds"]
+    assert found["audit"] == []
+
+
+def test_one_run_beside_several_seeds_varies_only_where_something_is_drawn(root, data):
+    """Zero-shot has no seed to vary; another seed of few-shot would draw other worked examples."""
+    rng = np.random.default_rng(0)
+    for seed in (1, 2, 3):
+        write_run(root, "lora", (rng.random(200) < 0.6).astype(int), seed=seed)
+    one = (rng.random(200) < 0.5).astype(int)
+    write_run(root, "zero-shot", one, trains=False)
+    write_run(root, "few-shot", one, trains=False, shots=5)
+    zero, few = (data("lora", name)[0] for name in ("zero-shot", "few-shot"))
+    for found in (zero, few):
+        assert [len(found[side]["runs"]) for side in "ab"] == [3, 1]
+        assert found["verdict"]["over_seeds"]
+    wide = [v["interval"][1] - v["interval"][0] for v in (zero["verdict"], few["verdict"])]
+    assert wide[0] < wide[1]
+    assert zero["items_interval"] == few["items_interval"]
+    assert [d["what"] for d in zero["audit"]] == []
+    assert "seeds" in [d["what"] for d in few["audit"]]
 
 
 def test_names_prefixes_lists_and_variants(root, data, cli):
@@ -352,3 +374,27 @@ def test_all_formats_say_the_same(root, cli, data):
         low, high = (f"{end * 100:+.2f}" for end in found["verdict"]["interval"])
         assert f"[{low}, {high}]" in out
         assert "p = 0.0414" in out
+
+
+def test_tuning_is_a_cost_and_in_the_audit_where_it_differs(root, data, cli):
+    """One side chose of three rates, the other had its default; zero-shot has none to choose."""
+    lora = write_run(root, "lora", A)
+    write_run(root, "full", B)
+    write_run(root, "zero-shot", B, trains=False)
+    trials = tuple(
+        Trial(run_id=f"t{rate}", learning_rate=rate, status="ok", total_seconds=20.0) for rate in (1e-4, 1e-3)
+    )
+    store_tuning(Store(root), lora, Tuning(centre=1e-3, chosen=1e-3, trials=trials))
+    (found,) = data("lora", "full")
+    assert ("learning rates tried", "2", "none (not tuned)") in [
+        (d["what"], d["one"], d["other"]) for d in found["audit"]
+    ]
+    assert found["tuning"]["a"]["total_seconds"] == 40.0
+    assert found["tuning"]["b"] is None
+    costs = {row["name"]: (row["a"], row["b"], row["ratio"]) for row in found["costs"]}
+    assert costs["learning rates tried"] == (2, 0, None)
+    assert costs["time of these trials"] == (40.0, 0.0, None)
+    _, out, _ = cli("lora", "full")
+    assert "learning rates tried: 2 against none (not tuned)" in out
+    (found,) = data("lora", "zero-shot")
+    assert "learning rates tried" not in [d["what"] for d in found["audit"]]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from made import CPU, OUT_OF_MEMORY, outcomes, spec_of, write_run, write_study
 
 from harness.commands.report import render
 from harness.errors import UsageError
+from harness.record import RunRecord
 from harness.report.blocks import figure, parts
 from harness.report.build import build_report
 from harness.report.model import Cell, Report, Table
@@ -22,6 +24,7 @@ from harness.stats.accuracy import accuracy
 from harness.stats.paired import compare
 from harness.stats.verdict import verdicts
 from harness.store import Store
+from harness.tune import Trial, Tuning, store_tuning
 
 FORMATS = ("text", "markdown", "html", "csv", "latex", "json")
 
@@ -256,16 +259,56 @@ def test_a_learning_rate_for_each_task_is_no_variant(tmp_path: Path):
     assert {row.label for row in table.rows} == {"lora (learning_rate=0.0001)", "lora (learning_rate=0.0003)"}
 
 
-def test_tuning_trials_are_in_no_table(tmp_path: Path):
-    write_run(tmp_path, spec_of("lora"))
-    for rate in (3e-5, 3e-4):
-        write_run(tmp_path, spec_of("lora", rate=rate, split="validation"), title="MedQA (validation split)")
+def write_tuning(root: Path, run: RunRecord, rates: Sequence[float], seconds: float | None = 10.0) -> None:
+    trials = tuple(
+        Trial(run_id=f"trial-{run.spec.strategy.name}-{rate}", learning_rate=rate, status="ok",
+              total_seconds=seconds, gpu_hours=0.5)
+        for rate in rates
+    )  # fmt: skip
+    store_tuning(Store(root), run.run_id, Tuning(centre=rates[0], chosen=rates[0], trials=trials))
+
+
+def test_tuning_is_told_as_a_cost_and_where_it_differs(tmp_path: Path):
+    """Two seeds share their trials; what was tuned more is named beside the verdict; zero-shot is not."""
+    for seed in (0, 1):
+        write_tuning(tmp_path, write_run(tmp_path, spec_of("lora", seed=seed)), (1e-4, 3e-4, 3e-5))
+        write_run(tmp_path, spec_of("full", seed=seed))
+    write_run(tmp_path, spec_of("zero-shot"))
     report = built(tmp_path)
-    assert report.runs == 1
-    assert [(own.strategy, own.title, own.trials, own.chosen) for own in report.tuning] == [
-        ("lora", "MedQA", 2, 1e-4)
+    (table,) = report.tables
+    tuning = cell_of(table, "lora").tuning
+    assert tuning is not None
+    assert (tuning.trials, tuning.failed, tuning.total_seconds, tuning.gpu_hours) == (3, 0, 30.0, 1.5)
+    assert cell_of(table, "full").tuning is None
+    (line,) = table.audit
+    assert (line.what, line.one, line.other) == ("learning rates tried", "3", "none (not tuned)")
+    assert line.where == ("lora",)
+    shown = {name: render(report, name, Store(tmp_path)) for name in FORMATS}
+    for name in ("text", "markdown", "html", "latex"):
+        assert "learning rates tried" in shown[name], name
+        assert "3e-05, 0.0001, 0.0003" in shown[name].replace("-{}", "-"), name
+    rows = {
+        row["label"]: row for row in csv.DictReader(io.StringIO(shown["csv"])) if row["kind"] == "measured"
+    }
+    assert [rows["lora"][f"tuning_{name}"] for name in ("trials", "total_seconds")] == ["3", "30.0"]
+    assert [rows[label]["tuning_trials"] for label in ("full", "zero-shot")] == ["0", ""]
+
+
+def test_a_tuning_that_cannot_be_read_or_was_not_timed_is_not_made_up(tmp_path: Path):
+    write_tuning(tmp_path, write_run(tmp_path, spec_of("full")), (1e-4, 3e-4), seconds=None)
+    broken = write_run(tmp_path, spec_of("lora"))
+    (tmp_path / broken.run_id / "tuning.json").write_text("{", encoding="utf-8")
+    report = built(tmp_path)
+    (table,) = report.tables
+    full, lora = cell_of(table, "full").tuning, cell_of(table, "lora").tuning
+    assert full is not None
+    assert (full.trials, full.total_seconds) == (2, None)
+    assert lora is not None
+    assert lora.trials is None
+    assert [(line.what, line.one, line.other) for line in table.audit] == [
+        ("learning rates tried", "unknown", "2")
     ]
-    assert "Tuning" in render(report, "text", Store(tmp_path))
+    assert any("the tuning of lora on MedQA is not known" in warning for warning in report.warnings)
 
 
 def test_reference_can_be_chosen_and_must_be_there(study: Path):
