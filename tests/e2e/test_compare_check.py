@@ -1,4 +1,4 @@
-"""`compare` and `check` as a user types them: on real runs of a tiny model, and as the docs show them."""
+"""`compare` and `check` as a user types them, on real runs of a tiny model."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import io
 import json
 import re
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.check import Finder
+from harness.checking import saved
+from harness.checking.saved import SavedGroup
+from harness.cli import main, make_parser
+from harness.selection import Filters
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
-
-from stored import write_run  # noqa: E402
-
-from harness.check import Finder  # noqa: E402
-from harness.checking import saved  # noqa: E402
-from harness.checking.saved import SavedGroup  # noqa: E402
-from harness.cli import main, make_parser  # noqa: E402
-from harness.selection import Filters  # noqa: E402
 
 
 @dataclass
@@ -102,26 +98,6 @@ def _older(group: SavedGroup) -> SavedGroup:
         return record.model_copy(update={"environment": environment})
 
     return group.model_copy(update={"records": tuple(map(aged, group.records))})
-
-
-def documented() -> list[str]:
-    pattern = re.compile(r"^python -m harness ((?:compare|check) .*)$", re.MULTILINE)
-    pages = (ROOT / "docs" / name for name in ("compare.md", "check.md"))
-    return [command for page in pages for command in pattern.findall(page.read_text(encoding="utf-8"))]
-
-
-def test_documented_commands_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command of the two pages, in their order, on stored runs of the strategies they name."""
-    correct = [int(i % 3 > 0) for i in range(1273)]
-    for strategy in ("lora", "full", "my-lora", "zero-shot"):
-        write_run(tmp_path / "results" / "runs", strategy, correct, trains=strategy != "zero-shot")
-    monkeypatch.chdir(tmp_path)
-    commands = documented()
-    assert len(commands) >= 8
-    for command in commands:
-        words = shlex.split(command.partition(" || ")[0])
-        done = harness(*words)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 def test_the_workflow_in_the_docs_is_valid() -> None:
