@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from formats import READERS, accuracy_of
 
+from harness.cli import main
 from harness.contracts import DataSource
 from harness.record import RunRecord
 from harness.registry import load_registry
@@ -32,9 +35,22 @@ data: sample
 
 @pytest.fixture
 def study(tmp_path: Path, tiny_model_dir: Path) -> Path:
-    path = tmp_path / "study.yaml"
-    path.write_text(STUDY.format(model=tiny_model_dir))
+    return write_study(tmp_path, tiny_model_dir)
+
+
+def write_study(folder: Path, model: Path) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(STUDY.format(model=model))
     return path
+
+
+@pytest.fixture(scope="module")
+def grid(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The whole grid, run once: 8 processes, each of which imports torch."""
+    study = write_study(tmp_path_factory.mktemp("grid"), tiny_model_dir)
+    return study, run(study, "--parallel", "2")
 
 
 def run(study: Path, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -52,9 +68,11 @@ def records(folder: Path) -> list[RunRecord]:
     return [RunRecord.model_validate_json(path.read_text()) for path in sorted(folder.glob("*/record.json"))]
 
 
-@pytest.mark.timeout(1800)  # 9 processes, each of which imports torch
-def test_two_strategies_two_tasks_two_seeds_side_by_side(study: Path) -> None:
-    done = run(study, "--parallel", "2")
+@pytest.mark.timeout(1800)
+def test_two_strategies_two_tasks_two_seeds_side_by_side(
+    grid: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    study, done = grid
     assert "8 runs: 0 done, 8 to do; time unknown" in done.stderr
     assert "not comparable" in done.stderr
     found = records(study.parent / "runs")
@@ -70,6 +88,32 @@ def test_two_strategies_two_tasks_two_seeds_side_by_side(study: Path) -> None:
     )
     (beside,) = (r for r in found if r.run_id == alone["run_id"])
     assert alone["scores"]["nll"]["value"] == pytest.approx(beside.scores["nll"].value, abs=1e-6)
+
+
+@pytest.mark.timeout(1800)
+def test_figures_of_a_grid_are_equal_in_all_formats(
+    grid: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Read back from each format by itself, and held against the runs' own records."""
+    runs = grid[0].parent / "runs"
+    found = {}
+    for name in READERS:
+        assert main(["report", "--results", str(runs), "--format", name]) == 0
+        found[name] = accuracy_of(name, capsys.readouterr().out)
+    assert set(found["json"]) == {"lora", "ia3"}
+    assert {name for name, own in found.items() if own != found["json"]} == set(), found
+    for label, (seeds, medqa, pubmedqa, average) in found["json"].items():
+        means = [
+            fmean(
+                r.scores["accuracy"].value * 100
+                for r in records(runs)
+                if (r.spec.strategy.name, r.spec.task.name) == (label, task)
+            )
+            for task in ("medqa", "pubmedqa")
+        ]
+        shown = [float(cell.partition(" ")[0]) for cell in (medqa, pubmedqa, average)]
+        assert seeds == "2"
+        assert shown == pytest.approx([*means, fmean(means)], abs=0.051)
 
 
 @pytest.mark.timeout(1800)
