@@ -97,7 +97,7 @@ def tango_interval(outcome: Table, confidence: float = 0.95) -> Interval:
     def end(sign: float) -> float:
         if estimate == sign:
             return sign
-        ends = sorted((estimate, sign * (1 - 1e-12)))
-        return root(lambda d: tango_z(outcome, d) + sign * z, *ends, 1e-12)
+        low, high = sorted((estimate, sign * (1 - 1e-12)))
+        return root(lambda d: tango_z(outcome, d) + sign * z, low, high, 1e-12)
 
     return end(-1.0), end(1.0)
