@@ -57,6 +57,9 @@ class Cost(Frozen):
 class Phase(Frozen):
     name: Literal["load", "adapt", "train", "evaluate", "save"]
     seconds: float
+    import_seconds: float | None = Field(
+        None, description="of `load`: until Python and the libraries were there"
+    )
     gpu_memory_allocated_peak_bytes: int | None = None
     gpu_memory_reserved_peak_bytes: int | None = None
     gpu_memory_device_peak_bytes: int | None = None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
@@ -68,6 +70,16 @@ def check_choices(task: Task, examples: Sequence[Example], scoring: Scoring) -> 
                     f"item {e.id}: choice {number} is empty, so it has no likelihood",
                     "Give the choice a text, or leave the item out of the data.",
                 )
+
+
+def set_seed(seed: int) -> None:
+    """Seed every generator of this process: Python's, numpy's, and torch's on all devices.
+
+    transformers has the same function, in a module that takes PEFT and bitsandbytes to import.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:

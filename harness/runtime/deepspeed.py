@@ -34,7 +34,22 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def ensure_process_group_environment() -> None:
+def prepare(spec: RunSpec) -> None:
+    """Called before a model is loaded to be trained.
+
+    accelerate imports DeepSpeed, where it is installed, to take any model out of its wrapping; on
+    the plain engine no model is wrapped by it.
+    """
+    from accelerate.utils import imports, other
+
+    if spec.engine.name == "deepspeed":
+        _ensure_process_group_environment()
+        other.is_deepspeed_available = imports.is_deepspeed_available
+    else:
+        other.is_deepspeed_available = lambda: False
+
+
+def _ensure_process_group_environment() -> None:
     """The variables torch.distributed needs, for a single process that no launcher started."""
     if "RANK" in os.environ:
         return

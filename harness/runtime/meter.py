@@ -145,7 +145,12 @@ class Meter:
         # The first phase takes in what came before it: imports are part of loading.
         self._first_started: float | None = time.perf_counter() - started_seconds_ago
         self._started = self._first_started
+        self._import_seconds: float | None = None
         self._can_reset = _reset_host_peak()
+
+    def imported(self) -> None:
+        """Called once, in the phase `load`: the libraries are there, the rest of the phase is work."""
+        self._import_seconds = self.total_seconds()
 
     @contextmanager
     def phase(self, name: PhaseName) -> Iterator[None]:
@@ -160,7 +165,10 @@ class Meter:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             seconds = time.perf_counter() - started
-            self.phases.append(Phase(name=name, seconds=seconds, **self._peaks(watch)))
+            imports = self._import_seconds if name == "load" else None
+            self.phases.append(
+                Phase(name=name, seconds=seconds, import_seconds=imports, **self._peaks(watch))
+            )
 
     def _start_peaks(self) -> _DevicePeak | None:
         if self._can_reset:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +18,9 @@ from transformers import (
 )
 
 from harness.cards import CARDS
-from harness.errors import StoreError, UsageError
-from harness.files import write_json_atomic
+from harness.errors import UsageError
 from harness.record import ModelInfo
-from harness.runtime.gguf import cache_root, dequantised, package_weights
+from harness.runtime.gguf import dequantised, package_weights, remembered_sha256
 from harness.runtime.hub import cached_snapshot, download_snapshot
 from harness.spec import ModelSpec
 
@@ -33,6 +31,13 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 def torch_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
+
+
+def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast for bfloat16 runs, nothing for float32 ones."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,26 +176,11 @@ def model_info(located: Located, spec: ModelSpec) -> ModelInfo:
 def weights_sha256(folder: Path) -> str:
     """SHA-256 over the weight files' names and hashes.
 
-    A file's hash is remembered by size and time of change: hashing 140 GB takes minutes. In the
-    Hub's cache the name of the blob is its hash already.
+    In the Hub's cache the name of the blob is its hash already.
     """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         blob = path.resolve().name
-        own = blob if path.is_symlink() and len(blob) == 64 else _remembered_sha256(path)
+        own = blob if path.is_symlink() and len(blob) == 64 else remembered_sha256(path)
         digest.update(f"{path.name}:{own}\n".encode())
     return digest.hexdigest()
-
-
-def _remembered_sha256(path: Path) -> str:
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
-    memo = cache_root() / "sha256" / f"{key[:32]}.json"
-    if memo.exists():
-        return str(json.loads(memo.read_text())["sha256"])
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    with contextlib.suppress(OSError, StoreError):  # a home that cannot be written to costs time only
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(memo, {"sha256": sha256})
-    return sha256

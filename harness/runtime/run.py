@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example, Splits, Strategy, Task
 from harness.errors import UsageError
 from harness.record import Cost, DataInfo, ModelInfo, Score
 from harness.registry import load_registry
-from harness.runtime.arguments import Plan
-from harness.runtime.callbacks import RunCallback, Throughput
 from harness.runtime.counting import count_parameters
-from harness.runtime.data import Row, check_choices, data_fingerprint, encode_all, shuffled
+from harness.runtime.data import Row, check_choices, data_fingerprint, encode_all, set_seed, shuffled
+from harness.runtime.deepspeed import prepare
 from harness.runtime.device import rank, world_size
 from harness.runtime.evaluate import predict, worked_examples, write_predictions
 from harness.runtime.events import Events
 from harness.runtime.flops import train_flops
 from harness.runtime.meter import Meter, memory_now
-from harness.runtime.models import Base, context_length, load_tokenizer, locate, model_info, torch_dtype
+from harness.runtime.models import (
+    Base,
+    autocast,
+    context_length,
+    load_tokenizer,
+    locate,
+    model_info,
+    torch_dtype,
+)
 from harness.runtime.scorer import Scorer
 from harness.runtime.scores import all_scores
-from harness.runtime.train import autocast, train_model
 from harness.spec import RunSpec
+
+if TYPE_CHECKING:
+    from harness.runtime.callbacks import Throughput
+
+TRAINING = "harness.runtime.train"
+"""Imported only by runs that train: transformers.Trainer brings PEFT, and that bitsandbytes."""
 
 
 class Run:
@@ -90,10 +103,10 @@ class Run:
 
     def _load(self, strategy: Strategy, task: Task) -> tuple[Base, PreTrainedTokenizerBase, Any, Splits]:
         with self._phase("load"):
-            if self.spec.engine.name == "deepspeed":
-                from harness.runtime.deepspeed import ensure_process_group_environment
-
-                ensure_process_group_environment()
+            if strategy.trains:
+                importlib.import_module(TRAINING)
+                prepare(self.spec)
+            self.meter.imported()
             splits = task.load(DataSource.parse(self.spec.task.source))
             check_choices(task, self._test(splits), self.spec.task.scoring)
             located = locate(self.spec.model)
@@ -161,7 +174,10 @@ class Run:
         splits: Splits,
         base: Base,
     ) -> nn.Module:
+        from harness.runtime.arguments import Plan
+        from harness.runtime.callbacks import RunCallback
         from harness.runtime.checkpoints import last_checkpoint
+        from harness.runtime.train import train_model
 
         checkpoints = self.folder / "checkpoints"
         with self._phase("train"):

@@ -19,6 +19,7 @@ from harness.runtime.arguments import training_arguments
 from harness.runtime.callbacks import RunCallback, StepFigures
 from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
 from harness.runtime.data import IGNORED, Batch, Row, StepBatches, StepLoader, collate, micro_batches
+from harness.runtime.models import autocast
 from harness.runtime.positions import Positions, chosen_positions
 from harness.spec import RunSpec
 
@@ -224,10 +225,3 @@ class StepTrainer(Trainer):  # type: ignore[misc]
     def trained_model(self) -> nn.Module:
         """The model without the engine's wrapping."""
         return self.accelerator.unwrap_model(self.model_wrapped)  # type: ignore[no-any-return]
-
-
-def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast for bfloat16 runs, nothing for float32 ones."""
-    if dtype == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)

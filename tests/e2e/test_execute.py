@@ -144,6 +144,9 @@ def test_a_run_leaves_a_whole_record(strategy: str, make: Make) -> None:
     assert {"accuracy", "macro_f1", "nll", "brier", "ece"} <= set(found.scores)
     expected = ["load", "adapt", "train", "save", "evaluate"] if trains else ["load", "adapt", "evaluate"]
     assert [phase.name for phase in found.phases] == expected
+    imports = [phase.import_seconds for phase in found.phases]
+    assert 0 < imports[0] < found.phases[0].seconds  # type: ignore[operator]
+    assert not any(imports[1:])
     assert [e["name"] for e in lines(folder, "events") if e["event"] == "phase"] == expected
     assert found.data is not None
     assert (found.data.test_n, found.data.comparable) == (8, False)
@@ -177,6 +180,23 @@ def sample_test() -> Any:
     return load_registry().task("pubmedqa")().load(DataSource.parse("sample")).test
 
 
+@pytest.mark.parametrize(
+    ("strategy", "unused"),
+    [
+        ("zero-shot", {"peft", "bitsandbytes", "deepspeed", "sklearn", "matplotlib", "plotly"}),
+        ("lora", {"deepspeed", "sklearn", "matplotlib", "plotly"}),
+    ],
+)
+def test_a_run_imports_nothing_that_it_does_not_use(strategy: str, unused: set[str], make: Make) -> None:
+    folder = make(strategy)
+    code = f"import sys; from harness.cli import main; main(['exec', {str(folder)!r}]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.split())
+    assert {"torch", "transformers"} <= imported
+    assert not imported & unused
+
+
 @pytest.mark.parametrize("strategy", ["full", "lora", "prefix", "ia3"])
 def test_what_is_saved_predicts_what_was_scored(strategy: str, make: Make, tiny_model_dir: Path) -> None:
     """In bfloat16, where a cast at the wrong place shows."""
@@ -184,8 +204,8 @@ def test_what_is_saved_predicts_what_was_scored(strategy: str, make: Make, tiny_
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from harness.runtime.evaluate import predict
+    from harness.runtime.models import autocast
     from harness.runtime.scorer import Scorer
-    from harness.runtime.train import autocast
 
     folder = make(strategy, model={"dtype": "bfloat16"})
     run(folder)
