@@ -77,6 +77,8 @@ def make_parser() -> Parser:
     add_check(commands, _add_results)
     execute = commands.add_parser("exec", add_help=False)  # the run's own process; no help: not for users
     execute.add_argument("folder", type=Path)
+    warm = commands.add_parser("warm", add_help=False)  # what warm runs are forked from; not for users
+    warm.add_argument("descriptor", type=int)
     return parser
 
 
@@ -133,6 +135,11 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
         default=1,
         metavar="N",
         help="runs side by side, each with GPUs of its own (on a CPU: a share of its cores); default: 1",
+    )
+    where.add_argument(
+        "--warm",
+        action="store_true",
+        help="import the libraries once for all runs of a place; each still has a process of its own",
     )
     _add_results(where)
     where.add_argument("--timeout", type=positive_seconds, metavar="SECONDS", help="for each run")
@@ -229,6 +236,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from harness.commands.check import check
 
         return check(args)
+    if args.command == "warm":
+        from harness.runtime.warm import main as serve
+
+        return serve(args.descriptor)
     from harness.runtime.execute import main as execute
 
     return execute(args.folder)

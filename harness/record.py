@@ -78,6 +78,9 @@ class Environment(Frozen):
     parallel_runs: int = Field(
         1, ge=1, description="runs that shared this machine; above 1, a CPU's speeds are theirs together"
     )
+    warm: bool = Field(
+        False, description="forked from a process with the libraries imported, which no time here counts"
+    )
 
 
 class DataInfo(Frozen):

@@ -98,7 +98,9 @@ class _Session:
         self._store = store
         self._where = where
         self._say = say
-        self._options = LaunchOptions(args.processes, args.timeout, args.resume, args.force, args.log_samples)
+        self._options = LaunchOptions(
+            args.processes, args.timeout, args.resume, args.force, args.log_samples, warm=args.warm
+        )
 
     def go(self, specs: Sequence[RunSpec], tuner: Tuner) -> tuple[list[RunRecord], int]:
         """All records of the grid in its order, and the exit code. A failed run does not end the grid."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from collections import deque
@@ -14,6 +15,7 @@ from harness.launch.board import Board
 from harness.launch.devices import Place
 from harness.launch.local import LaunchOptions, run_local
 from harness.launch.process import POLL_SECONDS, StopRequests
+from harness.launch.warm import WarmProcess
 from harness.record import RunRecord
 from harness.spec import RunSpec
 from harness.store import Store
@@ -91,8 +93,12 @@ class _Grid:
     def work(self, place: Place, requests: StopRequests) -> None:
         """Take up one waiting run after the other until there is none, or a stop is asked for."""
         options = dataclasses.replace(self._options, environment={**self._options.environment, **place})
-        while (spec := self._next(requests)) is not None:
-            self._run(spec, options, requests)
+        with contextlib.ExitStack() as stack:
+            if options.warm:
+                parent = stack.enter_context(WarmProcess(options.child_environment()))
+                options = dataclasses.replace(options, parent=parent)
+            while (spec := self._next(requests)) is not None:
+                self._run(spec, options, requests)
 
     def _next(self, requests: StopRequests) -> RunSpec | None:
         with self._lock:

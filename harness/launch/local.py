@@ -13,7 +13,8 @@ from pathlib import Path
 from harness.errors import EXIT_MISSING, HarnessError, MissingDependencyError, UsageError
 from harness.files import store_error, write_json_atomic
 from harness.launch.outcome import failure_of, log_tail, oom_kills, record_of, timeout_failure
-from harness.launch.process import Ending, Event, Follower, OnEvent, StopRequests, start, watch
+from harness.launch.process import Child, Ending, Event, Follower, OnEvent, StopRequests, start, watch
+from harness.launch.warm import WarmProcess
 from harness.lock import write_holders
 from harness.record import RunRecord
 from harness.spec import RunSpec
@@ -35,6 +36,13 @@ class LaunchOptions:
     force: bool = False
     log_samples: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    warm: bool = False
+    parent: WarmProcess | None = None
+
+    def child_environment(self) -> dict[str, str]:
+        """What is added to the environment of a run."""
+        added = {**self.environment, "HARNESS_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        return {**added, "HARNESS_LOG_SAMPLES": "1"} if self.log_samples else added
 
 
 def exec_command(folder: Path, processes: int) -> list[str]:
@@ -120,10 +128,7 @@ def _execute(
     log_start = log.stat().st_size if log.exists() else 0
     kills_before = oom_kills()
     follower = Follower(folder / "events.jsonl")
-    environment = {**options.environment, "HARNESS_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
-    if options.log_samples:
-        environment["HARNESS_LOG_SAMPLES"] = "1"
-    child = start(exec_command(folder, options.processes), log, lock, environment)
+    child = _start(spec, folder, lock, options)
     write_holders(lock, os.getpid(), child.pid)
     ending = watch(child, follower, on_event, options.timeout_seconds, requests)
 
@@ -142,6 +147,14 @@ def _execute(
     record = record_of(spec, failure, ending.seconds)
     write_json_atomic(folder / RECORD, record)
     return record, ending
+
+
+def _start(spec: RunSpec, folder: Path, lock: int, options: LaunchOptions) -> Child:
+    log = folder / "log.txt"
+    # DeepSpeed's process group and torchrun's workers are not for forking.
+    if options.parent is not None and options.processes == 1 and spec.engine.name == "plain":
+        return options.parent.start(folder, log, lock)
+    return start(exec_command(folder, options.processes), log, lock, options.child_environment())
 
 
 def _own_record(

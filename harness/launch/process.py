@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from harness.files import store_error
 
@@ -21,6 +21,18 @@ Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
 
 POLL_SECONDS = 0.1
+
+
+class Child(Protocol):
+    """A run's process. `poll` gives its exit code (negative: a signal), or `None` while it runs."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
 # What a run has to write its record after being asked to stop, and to end after being told to.
 GRACE_SECONDS = 15.0
 TERMINATE_SECONDS = 3.0
@@ -112,7 +124,7 @@ def start(
 
 
 def watch(
-    child: subprocess.Popen[bytes],
+    child: Child,
     follower: Follower,
     on_event: OnEvent,
     timeout_seconds: float | None,
@@ -148,7 +160,7 @@ def watch(
 class _Stopper:
     """Asks a child to stop, then tells it to, then ends it."""
 
-    def __init__(self, child: subprocess.Popen[bytes], timeout_seconds: float | None) -> None:
+    def __init__(self, child: Child, timeout_seconds: float | None) -> None:
         self.reason: Literal["interrupted", "timeout"] | None = None
         self._child = child
         self._started = time.monotonic()

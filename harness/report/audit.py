@@ -63,6 +63,7 @@ _WARNS: dict[str, Callable[[RunRecord], Any]] = {
     "device": _environment("device_name"),
     "processes": _environment("processes"),
     "runs side by side": _environment("parallel_runs"),
+    "forked from a warm process": _environment("warm"),
     "driver": _environment("driver"),
     "medtune commit": _environment("git"),
     "python": _environment("python"),
@@ -161,4 +162,5 @@ def same_device(one: RunRecord, other: RunRecord) -> bool:
         and one.environment.device_name == other.environment.device_name
         and one.environment.processes == other.environment.processes
         and one.environment.parallel_runs == other.environment.parallel_runs
+        and one.environment.warm == other.environment.warm
     )

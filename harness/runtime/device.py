@@ -14,6 +14,9 @@ import torch
 from harness.provenance import cpu_name, fingerprint, git_state, package_versions, python_version
 from harness.record import Environment
 
+WARM = "HARNESS_WARM"
+"""Set in a run whose process was forked from one that had imported the libraries."""
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
@@ -46,6 +49,7 @@ def environment(device: torch.device) -> Environment:
         fingerprint=fingerprint(packages, python, name),
         processes=world_size(),
         parallel_runs=int(os.environ.get("HARNESS_PARALLEL_RUNS", "1")),
+        warm=WARM in os.environ,
     )
 
 
@@ -69,7 +73,12 @@ def process_age_seconds() -> float:
 
 
 def end_with_launcher() -> None:
-    """Get SIGTERM when the launcher dies, so that no orphan keeps a GPU busy (Linux)."""
+    """Get SIGTERM when the launcher dies, so that no orphan keeps a GPU busy (Linux).
+
+    The parent of a warm run passes the launcher's death on. Its own is a crash, which the run must
+    not take for being interrupted by the user.
+    """
     if "HARNESS_PARENT_PID" in os.environ and sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        number = signal.SIGKILL if WARM in os.environ else signal.SIGTERM
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)

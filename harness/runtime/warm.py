@@ -1,0 +1,99 @@
+"""The process that warm runs are forked from: it imports the libraries once and computes nothing.
+
+It is asked over a socket for one run at a time (harness.launch.warm), forks, and tells the fork's
+process id and then its exit code. A fork is safe while there is one thread and no CUDA context;
+where it would not be, the run is started afresh in the same process instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from harness.errors import EXIT_OK
+from harness.runtime import execute
+from harness.runtime.device import WARM, end_with_launcher
+from harness.runtime.events import Events
+from harness.runtime.run import TRAINING
+
+MESSAGE_BYTES = 65_536
+
+
+def main(descriptor: int) -> int:
+    """Serve until the launcher closes the socket. In a fork: execute the run and return its exit code."""
+    end_with_launcher()
+    with socket.socket(fileno=descriptor) as channel:
+        if torch.cuda.device_count() == 0:  # PEFT imports bitsandbytes, and that makes a CUDA context
+            importlib.import_module(TRAINING)
+        gc.collect()
+        gc.freeze()  # so that collecting in a fork does not copy all that was imported
+        for asked, lock in _requests(channel):
+            child = os.fork()
+            if child == 0:
+                _settle(Path(asked["log"]), lock)
+                folder = Path(asked["folder"])
+                break
+            os.close(lock)  # or the run would stay locked after its end
+            _follow(child, channel)
+        else:
+            return EXIT_OK
+    if threading.active_count() > 1 or torch.cuda._is_in_bad_fork():
+        _start_afresh(folder)
+    return execute.main(folder)
+
+
+def _requests(channel: socket.socket) -> Iterator[tuple[dict[str, str], int]]:
+    """The folder and log of each run asked for, and the descriptor of its lock."""
+    with contextlib.suppress(ConnectionResetError):
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 1)
+            if not message:
+                return
+            yield json.loads(message), descriptors[0]
+
+
+def _follow(child: int, channel: socket.socket) -> None:
+    """Until the fork ends. Where the launcher dies, it is asked to stop as the run of a launcher is."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
+    # Here and in the fork: whoever is told of the process may signal its group at once.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpgid(child, child)
+    _tell(channel, pid=child)
+    status = os.waitpid(child, 0)[1]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _tell(channel, code=os.waitstatus_to_exitcode(status))
+
+
+def _tell(channel: socket.socket, **what: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the launcher is gone
+        channel.send(json.dumps(what).encode())
+
+
+def _settle(log: Path, lock: int) -> None:
+    """Make a fork what the launcher would have started: its group, output, lock and environment."""
+    os.setpgid(0, 0)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    os.close(output)
+    os.set_inheritable(lock, True)
+    os.environ[WARM] = "1"
+
+
+def _start_afresh(folder: Path) -> NoReturn:
+    del os.environ[WARM]
+    text = "the libraries use the GPU or threads once they are imported: this run imports them itself"
+    Events(folder / "events.jsonl").notice(text)
+    os.execv(sys.executable, [sys.executable, "-m", "harness", "exec", str(folder)])  # noqa: S606
