@@ -17,6 +17,7 @@ from harness.report.options import add_report
 
 # What a shell reports for a program whose reader went away (128 + SIGPIPE): `| head` is no failed run.
 EXIT_BROKEN_PIPE = 141
+LM_EVAL = "lm-eval"
 DEFAULT_RESULTS = "results/runs"
 
 RUN_EXAMPLES = """examples:
@@ -75,6 +76,9 @@ def make_parser() -> Parser:
     add_report(commands, _add_results)
     add_compare(commands, _add_results)
     add_check(commands, _add_results)
+    commands.add_parser(
+        LM_EVAL, add_help=False, help="lm-eval's own command line, with our LM as --model medtune"
+    )
     execute = commands.add_parser("exec", add_help=False)  # the run's own process; no help: not for users
     execute.add_argument("folder", type=Path)
     warm = commands.add_parser("warm", add_help=False)  # what warm runs are forked from; not for users
@@ -194,7 +198,7 @@ def _add_results(group: argparse._ActionsContainer) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. What is no `HarnessError` is a bug and keeps its traceback."""
-    args = make_parser().parse_args(argv)
+    args = _parse(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -209,6 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return code
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    if words and words[0] == LM_EVAL:  # what follows is lm-eval's
+        return argparse.Namespace(command=LM_EVAL, words=words[1:])
+    return make_parser().parse_args(words)
 
 
 def _dispatch(args: argparse.Namespace) -> int:
@@ -236,6 +246,10 @@ def _dispatch(args: argparse.Namespace) -> int:
         from harness.commands.check import check
 
         return check(args)
+    if args.command == LM_EVAL:
+        from harness.commands.lm_eval import lm_eval
+
+        return lm_eval(args.words)
     if args.command == "warm":
         from harness.runtime.warm import main as serve
 

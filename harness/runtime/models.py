@@ -40,6 +40,13 @@ def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextMana
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def one_dtype(model: torch.nn.Module) -> bool:
+    """True when all floating-point weights have one dtype, so that no autocast is needed."""
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    quantised = any(not weight.is_floating_point() for weight in model.parameters())
+    return len(dtypes) == 1 and not quantised
+
+
 @dataclass(frozen=True, slots=True)
 class Located:
     """A model's folder on this machine, and where it came from."""

@@ -34,6 +34,7 @@ from harness.runtime.models import (
     load_tokenizer,
     locate,
     model_info,
+    one_dtype,
     torch_dtype,
 )
 from harness.runtime.scorer import Scorer
@@ -256,7 +257,7 @@ class Run:
     ) -> None:
 
         test, settings = self._test(splits), self.spec.task
-        dtype = "float32" if _uniform(model) else self.spec.model.dtype
+        dtype = "float32" if one_dtype(model) else self.spec.model.dtype
         scorer = Scorer(
             model,
             tokenizer,
@@ -308,10 +309,3 @@ class Run:
             energy_joules=self.meter.energy.joules() if gpus == 1 and not self.resumed else None,
             gpu_hours=total * gpus / 3600 if gpus else None,
         )
-
-
-def _uniform(model: nn.Module) -> bool:
-    """True when all floating-point weights have one dtype, so that no autocast is needed."""
-    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
-    quantised = any(not weight.is_floating_point() for weight in model.parameters())
-    return len(dtypes) == 1 and not quantised
