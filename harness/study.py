@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.asked import Asked, Named, Variant, build_variants, check_sections, layered, read_assignments
 from harness.axes import command_axes, make_variants
-from harness.cards import default_scoring, learning_rate_scale
+from harness.cards import RANDOM_PREFIX, default_scoring, learning_rate_scale
 from harness.contracts import Strategy, Task
 from harness.errors import UsageError, all_at_once
 from harness.registry import Registry, load_registry, plugins_of
@@ -20,6 +20,7 @@ from harness.study_file import Study, read_study
 
 EXAMPLE = "python -m harness run --strategy lora --task medqa"
 DEFAULT_DATA = "auto"
+DEFAULT_SEED = int(RunSpec.model_fields["seed"].default)
 
 Notify = Callable[[str], None]
 
@@ -50,6 +51,8 @@ def parse_grid(
     data = Named(args.data) if args.data is not None else study.data or Named(DEFAULT_DATA)
     sources = _sources(data, tasks, problems)
     all_at_once(list(dict.fromkeys(problems)), _remedy(args))
+    for line in _seeds_without_effect(variants):
+        notify(line)
     for task in tasks:
         if notice := sources[task.name][1]:
             notify(notice)
@@ -92,7 +95,8 @@ def resolve(
     """The complete spec of one run. `task` is its name and its resolved data source.
 
     What a run cannot depend on is set to its default, so that its identity does not depend on it:
-    `train` and `engine` of a strategy that does not train, ZeRO's settings on the plain engine.
+    `train` and `engine` of a strategy that does not train, ZeRO's settings on the plain engine, and
+    the seed where nothing is drawn, so that a grid over seeds has one such run.
     """
     name, source = task
     task_values = {"scoring": default_scoring(model), "shots": strategy.default_shots, **asked.task}
@@ -111,9 +115,15 @@ def resolve(
         task=TaskSpec(name=name, source=source, **task_values),
         train=TrainSpec(**train),
         engine=EngineSpec(**engine),
-        seed=seed,
+        seed=seed if draws(strategy, asked, model) else DEFAULT_SEED,
         plugins=plugins,
     )
+
+
+def draws(strategy: Strategy, asked: Asked, model: str) -> bool:
+    """Whether another seed would give another result: training, worked examples, or random weights."""
+    shots = asked.task.get("shots", strategy.default_shots)
+    return strategy.trains or shots > 0 or model.startswith(RANDOM_PREFIX)
 
 
 def default_learning_rate(strategy: Strategy, model: str) -> float | None:
@@ -171,6 +181,18 @@ def _check_effect(variants: Sequence[Variant], problems: list[str], notify: Noti
             notify(f"{text} has no effect: {names} does not train")
         if assignment.key in ("engine.zero_stage", "engine.offload") and not sharded:
             problems.append(f"{text} has no effect on the plain engine: add --engine deepspeed")
+
+
+def _seeds_without_effect(variants: Sequence[Variant]) -> list[str]:
+    """A line for each strategy that gives the same for all the seeds asked for."""
+    found = [
+        f"{variant.cls.name} draws nothing: one run stands for seeds {', '.join(map(str, variant.seeds))}"
+        for variant in variants
+        if variant.strategy is not None
+        and len(variant.seeds) > 1
+        and not all(draws(variant.strategy, variant.asked, model) for model in variant.models)
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _sources(

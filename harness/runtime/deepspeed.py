@@ -43,13 +43,13 @@ def prepare(spec: RunSpec) -> None:
     from accelerate.utils import imports, other
 
     if spec.engine.name == "deepspeed":
-        _ensure_process_group_environment()
+        ensure_process_group_environment()
         other.is_deepspeed_available = imports.is_deepspeed_available
     else:
         other.is_deepspeed_available = lambda: False
 
 
-def _ensure_process_group_environment() -> None:
+def ensure_process_group_environment() -> None:
     """The variables torch.distributed needs, for a single process that no launcher started."""
     if "RANK" in os.environ:
         return

@@ -72,10 +72,24 @@ def test_grid_order_and_no_duplicates(grid):
     )
     assert [(s.task.name, s.strategy.name, s.seed) for s in specs[:5]] == [
         ("stub-task", "stub-tune", 0), ("stub-task", "stub-tune", 1),
-        ("stub-task", "stub-zero", 0), ("stub-task", "stub-zero", 1),
-        ("stub-other", "stub-tune", 0),
+        ("stub-task", "stub-zero", 0), ("stub-other", "stub-tune", 0), ("stub-other", "stub-tune", 1),
     ]  # fmt: skip
-    assert len(specs) == 8 == len({spec.run_id for spec in specs})
+    assert len(specs) == 6 == len({spec.run_id for spec in specs})
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [
+        (("--strategy", "stub-zero"), [0]),
+        (("--strategy", "stub-few"), [1, 2]),
+        (("--strategy", "stub-zero", "--model", "random:smollm2-135m"), [1, 2]),
+    ],
+)
+def test_what_draws_nothing_is_run_once_for_all_seeds(grid, words, seeds):
+    told = []
+    specs = grid(*words, "--seed", "1,2", notify=told.append)
+    assert [spec.seed for spec in specs] == seeds
+    assert any("one run stands for seeds 1, 2" in line for line in told) == (seeds == [0])
 
 
 def test_models_are_the_second_axis(grid):

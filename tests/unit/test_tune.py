@@ -116,7 +116,7 @@ def test_the_best_rate_is_run_for_every_seed(cli, tmp_path, runs, trials):  # no
     code, out, err = cli(*words, best_rate=best)
     assert code == 0
     assert len(trials.run_ids()) == 3
-    assert len(runs.run_ids()) == 4
+    assert len(runs.run_ids()) == 3
     tuned = [runs.record(run_id) for run_id in runs.run_ids() if "tune" in run_id]
     assert {(r.spec.train.learning_rate, r.spec.task.split) for r in tuned} == {(best, "test")}
     for record in tuned:
@@ -130,7 +130,7 @@ def test_the_best_rate_is_run_for_every_seed(cli, tmp_path, runs, trials):  # no
     assert f"learning rate {best:g} of" in err
     assert "stub-tune (trials)" in err
     assert "validation" not in out, "trials are no rows"
-    assert len(seen(tmp_path, "*")) == 4
+    assert len(seen(tmp_path, "*")) == 3
 
 
 def test_what_is_done_is_not_run_again(cli, tmp_path, runs, trials):  # noqa: F811
