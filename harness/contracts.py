@@ -188,10 +188,13 @@ class Strategy(BaseModel, ABC):
         """AdamW over the trainable weights; no decay on vectors (norms, biases, IA3 scales)."""
         import torch
 
+        # One kernel for all of an update where PyTorch has one: the same numbers, read and written once.
+        fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters() if p.requires_grad)
         return torch.optim.AdamW(
             parameter_groups(model, train.weight_decay),
             lr=train.required_learning_rate,
             betas=(train.adam_beta1, train.adam_beta2),
+            fused=fused or None,
         )
 
     def finish(self, model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
