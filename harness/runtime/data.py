@@ -99,33 +99,56 @@ def data_fingerprint(task: Task, scoring: Scoring, splits: Sequence[Sequence[Exa
     return digest.hexdigest()
 
 
-def micro_batches(lengths: dict[int, int], budget: int) -> list[list[int]]:
-    """Indices sorted by length and cut so that longest x count stays within `budget` tokens."""
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How examples are divided into forward passes, in padded tokens.
+
+    A pass has at most `budget` of them (or one example); and because a further pass costs as much
+    as `overhead` tokens (reading all weights, starting every operation), one is only made where it
+    saves more padding than that.
+    """
+
+    budget: int
+    overhead: int
+
+
+def micro_batches(lengths: dict[int, int], cut: Cut) -> list[list[int]]:
+    """Indices sorted by length and cut where that costs least: a function of the lengths alone."""
+    order = sorted(lengths, key=lambda i: (-lengths[i], i))
+    least, begin = [0], [0]  # of the first n: their cost, and where their last micro-batch begins
+    for end in range(1, len(order) + 1):
+        options = []
+        for start in range(end - 1, -1, -1):
+            padded = lengths[order[start]] * (end - start)
+            if padded > cut.budget and options:
+                break  # a larger one is longer and wider
+            options.append((least[start] + padded + cut.overhead, start))
+        cost, start = min(options)
+        least.append(cost)
+        begin.append(start)
     batches: list[list[int]] = []
-    for index in sorted(lengths, key=lambda i: (-lengths[i], i)):
-        longest = lengths[batches[-1][0]] if batches else 0
-        if batches and longest * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    end = len(order)
+    while end:
+        batches.append(order[begin[end] : end])
+        end = begin[end]
+    return batches[::-1]
 
 
 class StepBatches(Sampler[list[list[int]]]):
     """For each optimiser step, this process's micro-batches of example indices.
 
     Which examples share a step depends only on seed, epoch and batch size: not on the strategy,
-    the token budget or the number of processes. Every process gets equally many micro-batches
+    the cut or the number of processes. Every process gets equally many micro-batches
     (collectives need that); an empty one contributes nothing.
     """
 
     def __init__(
-        self, lengths: Sequence[int], *, seed: int, batch_size: int, budget: int, rank: int, world: int
+        self, lengths: Sequence[int], *, seed: int, batch_size: int, cut: Cut, rank: int, world: int
     ) -> None:
         self._lengths = lengths
         self._seed = seed
         self._batch_size = batch_size
-        self._budget = budget
+        self._cut = cut
         self._rank = rank
         self._world = world
         self._epoch = 0
@@ -145,7 +168,7 @@ class StepBatches(Sampler[list[list[int]]]):
         # Dealt out in order of length, so that every process has about the same work.
         dealt = sorted(batch, key=lambda i: (-self._lengths[i], i))
         shares = [
-            micro_batches({i: self._lengths[i] for i in dealt[rank :: self._world]}, self._budget)
+            micro_batches({i: self._lengths[i] for i in dealt[rank :: self._world]}, self._cut)
             for rank in range(self._world)
         ]
         most = max(len(share) for share in shares)

@@ -16,6 +16,7 @@ from harness.contracts import Example
 from harness.errors import DataError, UsageError
 from harness.runtime.data import (
     IGNORED,
+    Cut,
     Row,
     StepBatches,
     StepLoader,
@@ -127,20 +128,52 @@ def test_the_order_does_not_touch_or_use_the_global_generator() -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 16, 100, 1000])
-def test_micro_batches_partition_within_the_budget(budget: int) -> None:
+@pytest.mark.parametrize("overhead", [0, 10, 1000])
+def test_micro_batches_partition_within_the_budget(budget: int, overhead: int) -> None:
     lengths = {i: 5 + i * 7 % 23 for i in range(3, 40)}
-    found = micro_batches(lengths, budget)
+    found = micro_batches(lengths, Cut(budget, overhead))
     assert sorted(chain.from_iterable(found)) == sorted(lengths)
     for batch in found:
         longest = max(lengths[i] for i in batch)
         assert len(batch) == 1 or longest * len(batch) <= budget
-    # no two neighbours would have fitted into one
     for one, other in pairwise(found):
-        assert lengths[one[0]] * (len(one) + 1) > budget, (one, other)
+        assert lengths[one[-1]] >= lengths[other[0]]
+        # two neighbours are apart because one is dearer, or does not fit
+        together = lengths[one[0]] * (len(one) + len(other))
+        apart = lengths[one[0]] * len(one) + lengths[other[0]] * len(other) + overhead
+        assert together > budget or together > apart, (one, other)
+
+
+def every_cut(order: list[int]) -> list[list[list[int]]]:
+    """All ways of cutting `order` into pieces."""
+    if not order:
+        return [[]]
+    return [[order[:first], *rest] for first in range(1, len(order) + 1) for rest in every_cut(order[first:])]
+
+
+@pytest.mark.parametrize("overhead", [0, 8, 64, 10_000])
+def test_no_other_cut_costs_less(overhead: int) -> None:
+    lengths = dict(enumerate([120, 118, 90, 61, 60, 60, 31, 30, 12, 5]))
+    cut = Cut(400, overhead)
+
+    def cost(batches: list[list[int]]) -> float:
+        padded = [lengths[batch[0]] * len(batch) for batch in batches]
+        fits = all(p <= cut.budget for p in padded)
+        return sum(padded) + overhead * len(batches) if fits else float("inf")
+
+    found = micro_batches(lengths, cut)
+    assert cost(found) == min(cost(batches) for batches in every_cut(list(lengths)))
+
+
+def test_a_pass_is_made_only_where_it_saves_more_padding_than_it_costs() -> None:
+    lengths = {0: 100, 1: 100, 2: 60, 3: 60}  # apart, 80 tokens less padding
+    assert micro_batches(lengths, Cut(1000, 79)) == [[0, 1], [2, 3]]
+    assert micro_batches(lengths, Cut(1000, 81)) == [[0, 1, 2, 3]]
+    assert micro_batches(dict.fromkeys(range(4), 50), Cut(1000, 0)) == [[0, 1, 2, 3]]  # nothing to save
 
 
 def test_no_rows_make_no_micro_batches() -> None:
-    assert micro_batches({}, 100) == []
+    assert micro_batches({}, Cut(100, 1)) == []
 
 
 LENGTHS = [5 + i * 7 % 23 for i in range(45)]
@@ -150,7 +183,7 @@ def steps(budget: int = 64, world: int = 1, epoch: int = 0, seed: int = 0, size:
     """[process][step][micro-batch][example]"""
     found = []
     for rank in range(world):
-        batches = StepBatches(LENGTHS, seed=seed, batch_size=size, budget=budget, rank=rank, world=world)
+        batches = StepBatches(LENGTHS, seed=seed, batch_size=size, cut=Cut(budget, 8), rank=rank, world=world)
         batches.set_epoch(epoch)
         assert len(list(batches)) == len(batches)
         found.append(list(batches))
@@ -214,7 +247,7 @@ def test_an_empty_micro_batch_has_one_token_and_no_label() -> None:
 def loader(rows: list[Row], seed: int = 0) -> StepLoader:
     lengths = [len(row.ids) for row in rows]
     return StepLoader(
-        rows, StepBatches(lengths, seed=seed, batch_size=4, budget=120, rank=0, world=1), pad_id=0
+        rows, StepBatches(lengths, seed=seed, batch_size=4, cut=Cut(120, 8), rank=0, world=1), pad_id=0
     )
 
 

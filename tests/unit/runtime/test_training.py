@@ -25,6 +25,7 @@ from harness.runtime.counting import count_parameters
 from harness.runtime.data import IGNORED, Row, shuffled
 from harness.runtime.flops import train_flops
 from strategies.full import Full
+from strategies.ia3 import IA3
 from strategies.lora import Lora
 from strategies.peft import Peft
 from strategies.prefix import Prefix
@@ -36,7 +37,7 @@ pytestmark = [
 
 Train = Callable[..., Any]
 STEPS, SIZE, RATE = 6, 8, 3e-3
-STRATEGIES: list[Strategy] = [Lora(r=4), Full(), Prefix(num_virtual_tokens=4)]
+STRATEGIES: list[Strategy] = [Lora(r=4), Full(), Prefix(num_virtual_tokens=4), IA3()]
 IDS = [strategy.name for strategy in STRATEGIES]
 
 
