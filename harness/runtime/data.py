@@ -117,7 +117,7 @@ def micro_batches(lengths: dict[int, int], cut: Cut) -> list[list[int]]:
     order = sorted(lengths, key=lambda i: (-lengths[i], i))
     least, begin = [0], [0]  # of the first n: their cost, and where their last micro-batch begins
     for end in range(1, len(order) + 1):
-        options = []
+        options: list[tuple[int, int]] = []
         for start in range(end - 1, -1, -1):
             padded = lengths[order[start]] * (end - start)
             if padded > cut.budget and options:
