@@ -127,10 +127,10 @@ def test_traceback_is_of_this_try_only(launch):
 
 def test_timeout(launch):
     started = time.monotonic()
-    record, _, _ = launch("hang", timeout_seconds=1.0)
+    record, _, _ = launch("hang", timeout_seconds=3.0)  # a busy machine needs more than one to start it
     assert (record.status, record.failure.kind) == ("failed", "timeout")
     assert record.data is not None, "what the process had measured is kept"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 15
 
 
 def test_a_child_that_does_not_listen_is_killed(launch, monkeypatch):
