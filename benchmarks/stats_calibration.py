@@ -75,6 +75,16 @@ WORLDS = (
     World("runs of A vary by 2 points, of B by none", run=0.1, run_b=0.0),
 )
 
+# Settings that the rules were not chosen on: other worlds, accuracies, items and seeds.
+OTHER_WORLDS = (
+    World("items very unlike, runs vary by half a point", difficulty=2.0, run=0.025),
+    World("strategies suit very different items, runs vary by 4 points", fit=1.0, run=0.18),
+    World("runs of A vary by 4 points, of B by 1", run=0.18, run_b=0.05),
+    World("A and B alike but for runs: A's vary by 4 points, B's do not", fit=0.0, run=0.18, run_b=0.0),
+    World("items in strong clusters, runs vary by 2 points", fit=1.0, run=0.1, together=0.8),
+)
+OTHER_ITEMS, OTHER_ACCURACIES, OTHER_SEEDS = (200, 800), (0.35, 0.8), (2, 4, 10)
+
 
 def cells() -> Iterator[tuple[int, float, int]]:
     for n in ITEMS:
@@ -223,15 +233,21 @@ def per_cent(values: list[float]) -> str:
     return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
 
 
-def tables(simulations: int) -> str:
-    lines = [f"{simulations:,} simulations a cell; n {', '.join(map(str, ITEMS))}; accuracy "
-             f"{', '.join(map(str, ACCURACIES))}. Lowest and highest cell, per cent.", "",
+def coverages(
+    worlds: tuple[World, ...],
+    items: tuple[int, ...],
+    accuracies: tuple[float, ...],
+    all_seeds: tuple[int, ...],
+    simulations: int,
+) -> list[str]:
+    lines = [f"{simulations:,} simulations a cell; n {', '.join(map(str, items))}; accuracy "
+             f"{', '.join(map(str, accuracies))}. Lowest and highest cell, per cent.", "",
              "| world | seeds | coverage, one accuracy | coverage, difference | identical, called different |",
              "|---|---|---|---|---|"]  # fmt: skip
-    outside = []
-    for world in WORLDS:
-        for seeds in SEEDS:
-            rows = {(n, p): coverage(world, n, p, seeds, simulations) for n in ITEMS for p in ACCURACIES}
+    outside, judged = [], 0
+    for world in worlds:
+        for seeds in all_seeds:
+            rows = {(n, p): coverage(world, n, p, seeds, simulations) for n in items for p in accuracies}
             one, two, false = (list(column) for column in zip(*rows.values(), strict=True))
             lines.append(
                 f"| {world.name} | {seeds} | {per_cent(one)} | {per_cent(two)} | {per_cent(false)} |"
@@ -239,13 +255,23 @@ def tables(simulations: int) -> str:
             for (n, p), (first, second, third) in rows.items():
                 wrong = [f"{what} {100 * value:.1f}" for what, value in (("accuracy", first), ("difference", second))
                          if not 0.94 <= value <= 0.96]  # fmt: skip
-                wrong += [f"false positives {100 * third:.1f}"] if third > 0.05 else []
-                if wrong and not (seeds == 1 and world.run):
+                wrong += [f"false positives {100 * third:.1f}"] if third > 0.06 else []
+                if seeds == 1 and world.run:
+                    continue  # one run cannot show how runs vary
+                judged += 1
+                if wrong:
                     outside.append(f"| {world.name} | {n} | {p} | {seeds} | {', '.join(wrong)} |")
             print(lines[-1], flush=True)
-    lines += ["", "Cells outside 94 to 96, or with more than 5% false positives before Holm, where runs do not vary or "
-        "several are given (one run cannot show how runs vary: the rows of one seed above):", "",
+    lines += ["", f"{len(outside)} of {judged} cells have a coverage outside 94 to 96, or more than 6% false positives before "
+        "Holm (cells of one seed where runs vary left out: one run cannot show how runs vary):", "",
               "| world | n | accuracy | seeds | what |", "|---|---|---|---|---|", *(outside or ["| none | | | | |"])]  # fmt: skip
+    return lines
+
+
+def tables(simulations: int) -> str:
+    lines = coverages(WORLDS, ITEMS, ACCURACIES, SEEDS, simulations)
+    lines += ["", "The same in settings that the rules were not chosen on:", ""]
+    lines += coverages(OTHER_WORLDS, OTHER_ITEMS, OTHER_ACCURACIES, OTHER_SEEDS, simulations)
     lines += ["", "Five identical strategies, all ten pairs, after Holm:", "",
               "| world | seeds | families with a false difference | comparisons called different |",
               "|---|---|---|---|"]  # fmt: skip

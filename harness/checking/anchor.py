@@ -149,16 +149,9 @@ def difference_of_changes(outcomes: list[crossed.Floats], fixed: list[bool]) -> 
         raise UsageError("one item is too few for an anchor", "Check on more items.")
     signed = cand.totals - base.totals - now.totals + then.totals  # (n,)
     items = n / (n - 1) * np.square(signed).sum() / n**2
-    varying = [g for g, is_fix in zip(groups, fixed, strict=True) if not is_fix]
-    several = [g for g in varying if g.runs > 1]
-    degrees = sum(g.runs - 1 for g in several)
-    seeds = flips = np.zeros(())
-    if degrees:
-        # A group of one run is taken to vary as the others do.
-        share = sum(1 / g.runs for g in varying)
-        seeds = share * sum(((g.runs - 1) * g.run_variance for g in several), flips) / degrees
-        flips = share * sum(((g.runs - 1) * g.flip_variance for g in several), np.zeros(())) / degrees
-    total, freedom = crossed.combine(items, flips, seeds, degrees, n - 1)
+    degrees = sum(g.runs - 1 for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed)
+    flips, seeds, of_seeds = crossed.of_runs(groups, fixed)
+    total, freedom = crossed.combine(items, flips, seeds, of_seeds, n - 1)
     variance = crossed.Variance(items, flips, seeds, np.maximum(total, crossed.floor(n)), freedom)
     change = float(cand.accuracy - base.accuracy - now.accuracy + then.accuracy)
     means = [correct.mean(axis=0) for correct in outcomes]

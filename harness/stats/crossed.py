@@ -21,9 +21,10 @@ from scipy import special
 
 Floats = NDArray[np.float64]
 
-LEAST = 0.3
-"""The part of the variance that no lucky draw takes away: two or three runs of nearly equal accuracy
-happen by chance and would make the interval far too narrow. It moves coverage by less than a point.
+LUCK = 0.05
+"""How rare a draw of nearly equal accuracies is not believed. Runs vary at least by the flips of their
+items; seeds that show less than this quantile of that are taken to vary as much as it, as the interval
+would else be far too narrow.
 """
 
 
@@ -100,43 +101,73 @@ def variance(groups: Sequence[Group], n: int, fixed: Sequence[bool] | None = Non
     Where no group has two runs, `seeds` and `flips` are 0 and the result is about these very runs.
     """
     fixed = fixed or [False] * len(groups)
-    varying = [g for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed]
     signed = groups[0].totals - groups[1].totals if len(groups) == 2 else groups[0].totals
     clusters = signed.shape[-1]
     items = _few(clusters) * np.einsum("...g,...g->...", signed, signed) / n**2
-    run_degrees = sum(g.runs - 1 for g in varying)
-    seeds = flips = np.zeros_like(items)
-    if run_degrees:
-        share = sum(1 / g.runs for g in varying)
-        seeds = share * sum(((g.runs - 1) * g.run_variance for g in varying), seeds) / run_degrees
-        flips = share * sum(((g.runs - 1) * g.flip_variance for g in varying), flips) / run_degrees
+    flips, seeds, run_degrees = of_runs(groups, fixed)
     total, degrees = combine(items, flips, seeds, run_degrees, clusters - 1)
     if len(groups) == 2:
         total = np.maximum(total, floor(n, 2 / sum(1 / g.runs for g in groups)))
     return Variance(items, flips, seeds, total, degrees)
 
 
+def of_runs(groups: Sequence[Group], fixed: Sequence[bool]) -> tuple[Floats, Floats, Floats]:
+    """(flips, seeds, degrees of freedom of seeds) of a sum or difference of the groups, each (...).
+
+    Every group's own variance is used, as in Welch's test; a group of one run has the others', pooled.
+    """
+    varying = [g for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed]
+    several = [g for g in varying if g.runs > 1]
+    none = np.zeros_like(groups[0].run_variance)
+    if not several:
+        return none, none, none
+    degrees = [g.runs - 1 for g in several]
+    alone = len(varying) - len(several)
+    weights = [1 / g.runs + alone * d / sum(degrees) for g, d in zip(several, degrees, strict=True)]
+    flips = sum((w * g.flip_variance for w, g in zip(weights, several, strict=True)), none)
+    parts = [w * g.run_variance for w, g in zip(weights, several, strict=True)]
+    return flips, sum(parts, none), degrees_of_sum(parts, degrees)
+
+
+def degrees_of_sum(parts: Sequence[Floats], degrees: Sequence[int]) -> Floats:
+    """Degrees of freedom of a sum of independent variances; parts (...) each.
+
+    total^2 / sum(part^2 / (degrees + k)) - k, with k = 0 of Satterthwaite (1946, Biometrics Bull. 2:110-114)
+    and k = 2 of Welch (1947, Biometrika 34:28-35; a ratio of unbiased estimates). With the 2 degrees of three
+    seeds the first is conservative where the parts are equal, the second liberal where they are not, and
+    k = 1 lies between.
+    """
+    total = sum(parts, np.zeros_like(parts[0]))
+    squares = sum((part**2 / (d + 1) for part, d in zip(parts, degrees, strict=True)), np.zeros_like(total))
+    none = squares == 0
+    return np.where(none, sum(degrees), total**2 / np.where(none, 1, squares) - 1)
+
+
 def combine(
-    items: Floats, flips: Floats, seeds: Floats, run_degrees: int, item_degrees: int
+    items: Floats, flips: Floats, seeds: Floats, run_degrees: ArrayLike, item_degrees: int
 ) -> tuple[Floats, Floats]:
     """(total, degrees): what items add beyond flips plus what runs add; arrays (...).
 
+    run_degrees: degrees of freedom of `seeds`, 0 where there are no runs to go by.
+
     Two departures from Hillis, both measured in docs/statistics.md. What items add beyond flips may come
     out below 0 by chance and is left so: cut at 0, as he does, the sum is too large where two strategies
-    differ by chance alone. And with the few degrees of freedom of a few seeds Satterthwaite's formula
-    (1946, Biometrics Bull. 2:110-114) is liberal, since a runs' variance that is small by chance also
-    gets many degrees; half way between its degrees and the runs' own is calibrated at 3 and 5 seeds.
+    differ by chance alone. And his degrees, Satterthwaite's, are liberal with a few seeds, since a runs'
+    variance that is small by chance also gets many degrees; the runs' own, Obuchowski & Rockette's, are
+    conservative where items add to the variance: half way between is used.
     """
+    runs = np.asarray(run_degrees, dtype=np.float64)
+    if not runs.any():
+        return items, np.full_like(items, max(item_degrees, 1))
+    least = special.gammaincinv(runs / 2, LUCK) / (runs / 2)  # the quantile of chi-square over its degrees
     beyond = items - flips
     of_items = np.maximum(beyond, 0)
-    of_runs = np.maximum(seeds, LEAST * flips)
-    total = np.maximum(beyond + of_runs, LEAST * items)
-    if not run_degrees:
-        return total, np.full_like(total, max(item_degrees, 1))
-    squares = of_items**2 / max(item_degrees, 1) + of_runs**2 / run_degrees
+    of_seeds = np.maximum(seeds, least * flips)
+    total = np.maximum(beyond + of_seeds, least * items)
+    squares = of_items**2 / max(item_degrees, 1) + of_seeds**2 / runs
     none = squares == 0
-    satterthwaite = np.where(none, run_degrees, (of_items + of_runs) ** 2 / np.where(none, 1, squares))
-    return total, (run_degrees + satterthwaite) / 2
+    satterthwaite = np.where(none, runs, (of_items + of_seeds) ** 2 / np.where(none, 1, squares))
+    return total, (runs + satterthwaite) / 2
 
 
 def floor(n: int, runs: float = 1) -> float:

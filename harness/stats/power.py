@@ -21,8 +21,8 @@ from harness.stats.roots import root
 Floats = NDArray[np.float64]
 
 POWER = 0.8
-GRID = 200
-"""Quantiles of the run variance over which the power of the t-test is averaged."""
+GRID = 400
+"""Quantiles of the groups' run variances over which the power of the t-test is averaged: a square number."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def power(difference: float, design: Design) -> float:
     item = max(discordant - size**2 - 2 * (run + flip), 0.0)
     share = 2 / design.seeds
     return _t_power(
-        size, item / design.n, share * flip / design.n, share * run, 2 * (design.seeds - 1), design.n, design.alpha
+        size, item / design.n, share * flip / design.n, share * run, (design.seeds - 1,) * 2, design.n, design.alpha
     )  # fmt: skip
 
 
@@ -93,7 +93,9 @@ def smallest_detectable_of(result: Paired, alpha: float = 0.05, target: float = 
     v = result.variance
     flips, seeds = float(v.flips), float(v.seeds)
     item, run = max(float(v.items) - flips, 0.0), max(seeds - flips, 0.0)
-    degrees = result.run_degrees
+    spread, degrees = result.spread, (result.run_degrees,)
+    if spread and None not in (spread.accuracy_sd_a, spread.accuracy_sd_b):
+        degrees = (result.runs_a - 1, result.runs_b - 1)
 
     def at(difference: float) -> float:
         return _t_power(difference, item, flips, run, degrees, result.n, alpha)
@@ -150,23 +152,41 @@ def _mcnemar_power(difference: float, discordant: float, n: int, alpha: float) -
 
 
 @lru_cache(maxsize=64)
-def _half_widths(item: float, flips: float, run: float, run_degrees: int, n: int, alpha: float) -> Floats:
-    """Half widths of the interval over the chi-square distribution of the runs' variance, (GRID,) or (1,)."""
-    seeds = np.zeros(1)
-    if run_degrees:
-        quantiles = 2 * special.gammaincinv(run_degrees / 2, (np.arange(GRID) + 0.5) / GRID) / run_degrees
-        seeds = (run + flips) * quantiles
+def _half_widths(
+    item: float, flips: float, run: float, run_degrees: tuple[int, ...], n: int, alpha: float
+) -> Floats:
+    """Half widths of the interval over the chi-square distributions of the groups' run variances, taken to
+    be equal but for their numbers of runs; (GRID,) or, where no runs vary, (1,).
+    """
+    parts, freedom = [np.zeros(1)], np.zeros(1)
+    if any(run_degrees):
+        points = round(GRID ** (1 / len(run_degrees)))
+        middles = (np.arange(points) + 0.5) / points
+        shares = np.array([1 / (d + 1) for d in run_degrees])
+        drawn = [special.gammaincinv(d / 2, middles) / (d / 2) for d in run_degrees]
+        parts = [
+            (run + flips) * share * part.ravel()
+            for share, part in zip(shares / shares.sum(), np.meshgrid(*drawn), strict=True)
+        ]
+        freedom = crossed.degrees_of_sum(parts, run_degrees)
+    seeds = np.sum(parts, axis=0)
     sampled = np.full_like(seeds, item + flips)
-    total, degrees = crossed.combine(sampled, np.full_like(seeds, flips), seeds, run_degrees, n - 1)
-    least = crossed.floor(n, run_degrees / 2 + 1)
+    total, degrees = crossed.combine(sampled, np.full_like(seeds, flips), seeds, freedom, n - 1)
+    least = crossed.floor(n, float(np.mean(run_degrees)) + 1)
     return np.asarray(special.stdtrit(degrees, 1 - alpha / 2) * np.sqrt(np.maximum(total, least)))
 
 
 def _t_power(
-    difference: float, item: float, flips: float, run: float, run_degrees: int, n: int, alpha: float
+    difference: float,
+    item: float,
+    flips: float,
+    run: float,
+    run_degrees: tuple[int, ...],
+    n: int,
+    alpha: float,
 ) -> float:
     """Power of the t-test over items and seeds. item, flips, run: what each adds to the variance of the
-    difference.
+    difference; run_degrees: of each group of several runs.
     """
     half = _half_widths(item, flips, run, run_degrees, n, alpha)
     error = math.sqrt(item + flips + run)

@@ -110,7 +110,8 @@ def test_two_seeds_by_hand() -> None:
     Residuals runs x items of A: -+.125 on three items, -+.375 on the one that flips: squares .375, mean
     square .375 / 3 = .125, over 4 items .03125; B alike. With two runs each 1/2 + 1/2 = 1:
     flips .03125, seeds .03125, total .1041667 - .03125 + .03125.
-    Satterthwaite: .1041667^2 / (.0729167^2 / 3 + .03125^2 / 2) = 4.8; half way to 2: 3.4.
+    Degrees of seeds, of two equal parts of one degree: 1 / (.25 / 2 + .25 / 2) - 1 = 3. Satterthwaite:
+    .1041667^2 / (.0729167^2 / 3 + .03125^2 / 3) = 5.1724138; half way to 3: 4.0862069.
     """
     result = compare(A, B)
     v = result.variance
@@ -119,9 +120,9 @@ def test_two_seeds_by_hand() -> None:
     assert float(v.flips) == pytest.approx(0.03125)
     assert float(v.seeds) == pytest.approx(0.03125)
     assert float(v.total) == pytest.approx(1.25 / 12)
-    assert float(v.degrees) == pytest.approx(3.4)
+    assert float(v.degrees) == pytest.approx(4.0862069)
     assert result.difference == pytest.approx(0.25)
-    assert result.p == pytest.approx(2 * stats.t.sf(0.25 / math.sqrt(1.25 / 12), 3.4))
+    assert result.p == pytest.approx(2 * stats.t.sf(0.25 / math.sqrt(1.25 / 12), 4.0862069))
     assert result.spread is not None
     assert result.spread.accuracy_sd_a == pytest.approx(math.sqrt(0.03125))
     assert result.spread.seed_variance == pytest.approx(0.0)
