@@ -93,7 +93,8 @@ def smallest_detectable_of(result: Paired, alpha: float = 0.05, target: float = 
     v = result.variance
     flips, seeds = float(v.flips), float(v.seeds)
     item, run = max(float(v.items) - flips, 0.0), max(seeds - flips, 0.0)
-    spread, degrees = result.spread, (result.run_degrees,)
+    spread = result.spread
+    degrees: tuple[int, ...] = (result.run_degrees,)
     if spread and None not in (spread.accuracy_sd_a, spread.accuracy_sd_b):
         degrees = (result.runs_a - 1, result.runs_b - 1)
 
