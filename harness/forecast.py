@@ -104,7 +104,7 @@ def _rest(runs: Sequence[RunRecord]) -> float | None:
 def _kind(spec: RunSpec) -> Kind:
     return (
         *_data_kind(spec), spec.task.scoring, spec.task.shots, spec.model.name, spec.model.dtype,
-        spec.strategy.name, spec.train.gradient_checkpointing, spec.engine.name,
+        spec.strategy.name, spec.train.gradient_checkpointing, spec.train.compile, spec.train.kernels, spec.engine.name,
     )  # fmt: skip
 
 

@@ -82,6 +82,12 @@ class TrainSpec(Frozen):
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, slower")
+    compile: bool = Field(
+        False, description="torch.compile of the model's layers: a slow first step, then faster ones"
+    )
+    kernels: Literal["torch", "liger"] = Field(
+        "torch", description="liger: fused norms, rotary positions and gated layers (GPU; medtune[liger])"
+    )
     early_stopping_patience: int | None = Field(
         None,
         ge=1,

@@ -19,6 +19,8 @@ def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
             needed.setdefault(package, f"strategy '{spec.strategy.name}'")
         if spec.engine.name == "deepspeed":
             needed.setdefault("deepspeed", f"strategy '{spec.strategy.name}' on the deepspeed engine")
+        if spec.train.kernels == "liger":
+            needed.setdefault("liger_kernel", "train.kernels=liger")
     missing = {package: user for package, user in needed.items() if not _is_installed(package)}
     if not missing:
         return
@@ -26,6 +28,8 @@ def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
         f"{user} needs {package}, which is not installed" for package, user in missing.items()
     )
     remedy = f"pip install {' '.join(missing)}"
+    if "liger_kernel" in missing:
+        remedy += "\n(or all of it: pip install 'medtune[liger]')"
     if "deepspeed" in missing:
         remedy += "\n(or, without DeepSpeed: --engine plain)"
     raise MissingDependencyError(message, remedy)

@@ -13,6 +13,8 @@ _LAST_RESORT = (
     "train.learning_rate",
     "train.micro_batch_tokens",
     "train.gradient_checkpointing",
+    "train.compile",
+    "train.kernels",
     "train.checkpoint_steps",
     "train.evaluation_steps",
     "engine.evaluation_batch_tokens",

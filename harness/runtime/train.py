@@ -19,6 +19,7 @@ from harness.runtime.arguments import training_arguments
 from harness.runtime.callbacks import RunCallback, StepFigures
 from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
 from harness.runtime.data import IGNORED, Batch, Cut, Row, StepBatches, StepLoader, collate, micro_batches
+from harness.runtime.kernels import kernels
 from harness.runtime.models import autocast
 from harness.runtime.positions import Positions, chosen_positions
 from harness.spec import RunSpec
@@ -57,7 +58,7 @@ def train_model(
     if spec.train.early_stopping_patience is not None and plan.evaluation_steps is not None:
         trainer.add_callback(EarlyStoppingCallback(spec.train.early_stopping_patience))
     checkpoint = last_checkpoint(folder)
-    with chosen_positions(trainer.model) as positions:
+    with kernels(trainer.model, spec, trainer.args.device), chosen_positions(trainer.model) as positions:
         trainer.positions = positions
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.trained_model()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shlex
@@ -127,6 +128,14 @@ def test_missing_package(cli):
     code, _, err = cli(*STUB, "--strategy", "stub-needs")
     assert code == 3
     assert "pip install no_such_package_for_medtune" in err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is not None, reason="Liger is installed here")
+def test_missing_liger_is_found_before_any_run_starts(cli):
+    code, _, err = cli(*STUB, "--set", "train.kernels=liger")
+    assert code == 3
+    assert "train.kernels=liger needs liger_kernel" in err
+    assert "pip install 'medtune[liger]'" in err
 
 
 def test_bad_data_is_found_before_any_run_starts(cli, tmp_path):
