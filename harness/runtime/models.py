@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -118,30 +119,31 @@ class Base:
         if self.located.source == "random":
             return self._random(options, quantization)
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.located.folder,
-                use_safetensors=True,
-                local_files_only=True,
-                device_map={"": self.device},
-                **options,
-            )
+            return self._read(self.located.folder, options)
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(
                 f"model {self.spec.name}: {str(error).splitlines()[0] if str(error) else error!r}",
                 "It must be a causal language model with safetensors weights that transformers knows.",
             ) from error
-        return model  # type: ignore[no-any-return]
 
     def _random(self, options: dict[str, Any], quantization: Any) -> PreTrainedModel:
-        if quantization is not None:
-            raise UsageError(
-                "a random: model cannot be loaded quantised",
-                "Use a strategy without quantisation, or real weights.",
-            )
         config = AutoConfig.from_pretrained(self.located.folder, local_files_only=True)
         torch.manual_seed(self.seed)
+        plain = {name: value for name, value in options.items() if name != "quantization_config"}
         with torch.device(self.device):
-            return AutoModelForCausalLM.from_config(config, **options)  # type: ignore[no-any-return]
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **plain)
+        if quantization is None:
+            return model
+        # Weights are quantised as they are read, so these are written first.
+        with tempfile.TemporaryDirectory() as name:
+            model.save_pretrained(name)
+            del model
+            return self._read(Path(name), options)
+
+    def _read(self, folder: Path, options: dict[str, Any]) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
+            folder, use_safetensors=True, local_files_only=True, device_map={"": self.device}, **options
+        )
 
 
 def load_tokenizer(located: Located, spec: ModelSpec) -> PreTrainedTokenizerBase:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
 from harness.errors import MissingDependencyError, UsageError
 from harness.runtime import gguf
@@ -78,10 +78,20 @@ def test_random_weights_have_the_shape_and_the_seeds_values(folder: Path) -> Non
     assert model_info(found, ModelSpec(name="x")).fingerprint is None
 
 
-def test_random_weights_cannot_be_quantised(folder: Path) -> None:
+def test_random_weights_can_be_quantised(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
     base = Base(Located(folder, "random", None), ModelSpec(name="x"), "cpu")
-    with pytest.raises(UsageError, match="cannot be loaded quantised"):
-        base.load(quantization=object())
+    model = base.load(quantization=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"))
+    weight = model.model.layers[0].mlp.up_proj.weight
+    assert weight.quant_state.shape == (128, 64)
+    plain = base.load().model.layers[0].mlp.up_proj.weight.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    unpacked = dequantize_4bit(weight.data, weight.quant_state)
+    assert torch.allclose(unpacked.float(), plain.float(), atol=0.2 * float(plain.abs().max()))
+    assert not list(folder.glob("*.safetensors"))  # written elsewhere, and gone
 
 
 class Payload:
