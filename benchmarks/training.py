@@ -44,7 +44,7 @@ CASES = {
     "full": Case({"strategy": "full"}, 1.3, 1.0),
     "full-deepspeed": Case({"strategy": "full", "engine": "deepspeed"}, None, 1.0),
     # The memory of lora at batch 8 x 512 tokens.
-    "lora-8x512": Case({"strategy": "lora", "batch": 8, "filled": True}, None, 0.7),
+    "lora-8x512": Case({"strategy": "lora", "batch": 8, "length": 512}, None, 0.7),
 }
 
 

@@ -34,12 +34,11 @@ from harness.runtime.train import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 
 SEED = 0
-FILLED = 512
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What both sides do. `filled`: every row lengthened or cut to 512 tokens."""
+    """What both sides do. `length`: every row lengthened or cut to so many tokens."""
 
     strategy: str
     scoring: Scoring
@@ -47,7 +46,7 @@ class Setup:
     dtype: str = "bfloat16"
     data: str = "sample"
     batch: int = 16
-    filled: bool = False
+    length: int | None = None
     engine: str = "plain"
     model: str = "smollm2-135m"
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -114,14 +113,13 @@ def rows_of(setup: Setup, tokenizer: Any) -> list[Row]:
     if len(train) < needed:
         sys.exit(f"{setup.data} has {len(train)} examples, and these steps need {needed}: lower --steps")
     rows = encode_all(task, train, setup.scoring, tokenizer, 1024)
-    return [filled(row, rows) for row in rows] if setup.filled else rows
+    return [filled(row, rows, setup.length) for row in rows] if setup.length else rows
 
 
-def filled(row: Row, rows: list[Row]) -> Row:
-    """`row` with other questions in front of it, 512 tokens in all."""
-    front = tuple(islice(chain.from_iterable(r.ids for r in rows), FILLED))
-    ids = (front + row.ids)[-FILLED:]
-    return Row(ids, FILLED - (len(row.ids) - row.answer_start))
+def filled(row: Row, rows: list[Row], length: int) -> Row:
+    """`row` with other questions in front of it, `length` tokens in all."""
+    front = tuple(islice(chain.from_iterable(r.ids for r in rows), length))
+    return Row((front + row.ids)[-length:], length - (len(row.ids) - row.answer_start))
 
 
 def order_of(setup: Setup, rows: list[Row]) -> list[list[int]]:
@@ -139,7 +137,7 @@ def ours(setup: Setup, strategy: Strategy, rows: list[Row], located: Located, to
     model = strategy.load(Base(located, spec.model, device))
     set_seed(SEED)
     model = strategy.adapt(model)
-    yield
+    yield model
     clock = Clock()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -171,7 +169,7 @@ def peer(setup: Setup, strategy: Strategy, rows: list[Row], located: Located, to
     from transformers import DataCollatorForSeq2Seq
 
     model = peer_model(setup, strategy, located)
-    yield
+    yield model
     data = [
         {
             "input_ids": list(rows[i].ids),
