@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/scoring.py --memory
+	$(BIN)/python benchmarks/grid.py
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/training_gpu.py
