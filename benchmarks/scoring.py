@@ -4,8 +4,8 @@
     python benchmarks/scoring.py --data DIR --dtype float32 --items 0     all items, exact: the same choices
     python benchmarks/scoring.py --memory                                 1,000 and 10,000 items, host memory
 
-Each side in a process of its own, one after the other: the same model, items and precision; the clock
-runs over everything from texts to predictions. `of peak`: model FLOPs a second of ours (padding not
+Each side in a process of its own, one after the other: the same model, items and precision; ours in the
+environment that `run` gives to its processes, HFLM's as the user's shell has it. The clock runs over everything from texts to predictions. `of peak`: model FLOPs a second of ours (padding not
 counted) over those of a bfloat16 (or float32) matrix product measured in the same process.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from harness.launch.local import LaunchOptions
 from harness.runtime.meter import host_peak_bytes
 
 
@@ -175,7 +177,8 @@ def run_side(name: str, row: str, asked: argparse.Namespace) -> dict[str, Any]:
         "--dtype", asked.dtype, "--model", asked.model, "--batch-tokens", str(asked.batch_tokens),
         *(["--peer-batch", str(asked.peer_batch)] if asked.peer_batch else []),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | (LaunchOptions().child_environment() if name != "hflm" else {})
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{row}, {name}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import Example, Scoring, Task
 from harness.errors import DataError, UsageError
+from harness.runtime.cuts import cheapest_cuts
 
 IGNORED = -100
 
@@ -115,23 +116,10 @@ class Cut:
 def micro_batches(lengths: dict[int, int], cut: Cut) -> list[list[int]]:
     """Indices sorted by length and cut where that costs least: a function of the lengths alone."""
     order = sorted(lengths, key=lambda i: (-lengths[i], i))
-    least, begin = [0], [0]  # of the first n: their cost, and where their last micro-batch begins
-    for end in range(1, len(order) + 1):
-        options: list[tuple[int, int]] = []
-        for start in range(end - 1, -1, -1):
-            padded = lengths[order[start]] * (end - start)
-            if padded > cut.budget and options:
-                break  # a larger one is longer and wider
-            options.append((least[start] + padded + cut.overhead, start))
-        cost, start = min(options)
-        least.append(cost)
-        begin.append(start)
-    batches: list[list[int]] = []
-    end = len(order)
-    while end:
-        batches.append(order[begin[end] : end])
-        end = begin[end]
-    return batches[::-1]
+    passes = cheapest_cuts(
+        [lengths[i] for i in order], lambda width, rows: width * rows <= cut.budget, cut.overhead
+    )
+    return [order[start:end] for start, end in passes]
 
 
 class StepBatches(Sampler[list[list[int]]]):

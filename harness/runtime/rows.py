@@ -17,12 +17,16 @@ from dataclasses import dataclass, field
 import torch
 
 from harness.errors import UsageError
+from harness.runtime.cuts import cheapest_cuts
 
 Ids = tuple[int, ...]
 
 # Keys and values of a kept beginning are copied for each row of a batch, so that they count too, at
 # the share of a row's memory that they make up.
 _KEPT_SHARE = 8
+
+_OVERHEAD = 48
+"""Tokens that a further forward pass costs, at least: reading all weights, starting every operation."""
 
 _LEAST_BEGINNING = 64
 """Tokens that prompts must have in common: below it, a mask costs more than the tokens."""
@@ -166,25 +170,20 @@ def _common_beginning(prompts: Sequence[Ids]) -> Ids:
 
 
 def batches(rows: Sequence[PackedRow], budget: int, kept: int = 0) -> list[list[PackedRow]]:
-    """Rows, longest first, in batches of at most `budget` padded tokens; plain and branching ones
-    apart, since only the latter need a mask of their own. `kept`: tokens computed before each row.
+    """Rows, longest first, in batches of at most `budget` padded tokens and little padding; plain and
+    branching ones apart, since only the latter need a mask of their own. `kept`: tokens computed before
+    each row.
     """
+
+    def fits(width: int, count: int) -> bool:
+        return width * count <= budget and (width + kept) * count <= _KEPT_SHARE * budget
+
     found: list[list[PackedRow]] = []
     for plain in (True, False):
         own = sorted((r for r in rows if r.is_causal == plain), key=lambda r: (-r.length, r.prompt))
-        open_batch: list[PackedRow] = []
-        for row in own:
-            if open_batch and not _fits(open_batch[0].length, len(open_batch) + 1, budget, kept):
-                found.append(open_batch)
-                open_batch = []
-            open_batch.append(row)
-        if open_batch:
-            found.append(open_batch)
+        passes = cheapest_cuts([row.length for row in own], fits, _OVERHEAD)
+        found.extend(own[start:end] for start, end in passes)
     return found
-
-
-def _fits(width: int, count: int, budget: int, kept: int) -> bool:
-    return width * count <= budget and (width + kept) * count <= _KEPT_SHARE * budget
 
 
 def attention_mask(

@@ -1,0 +1,32 @@
+"""Dividing rows of different lengths into forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+def cheapest_cuts(
+    widths: Sequence[int], fits: Callable[[int, int], bool], overhead: int
+) -> list[tuple[int, int]]:
+    """(first, behind the last) of each pass over rows of these lengths, longest first.
+
+    A pass costs its padded tokens, and as much again as `overhead` tokens (reading all weights,
+    starting every operation); the sum is as small as it can be. A pass of more than one row is only
+    made where `fits(width, rows)`.
+    """
+    least, begin = [0], [0]  # of the first n rows: their cost, and where their last pass begins
+    for end in range(1, len(widths) + 1):
+        options: list[tuple[int, int]] = []
+        for start in range(end - 1, -1, -1):
+            if options and not fits(widths[start], end - start):
+                break  # a larger one is longer and wider
+            options.append((least[start] + widths[start] * (end - start) + overhead, start))
+        cost, start = min(options)
+        least.append(cost)
+        begin.append(start)
+    passes: list[tuple[int, int]] = []
+    end = len(widths)
+    while end:
+        passes.append((begin[end], end))
+        end = begin[end]
+    return passes[::-1]
