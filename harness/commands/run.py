@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         print_plan(make_console(sys.stderr), plan, name=study.name, side_by_side=side_by_side)
     if notice and (missing or tuner.missing):
         say(f"note: {notice}")
+    if args.warm and args.processes > 1:
+        say("note: --warm has no effect on runs of several processes")
     records, code = _Session(args, store, where, say).go(specs, tuner)
     if args.json:
         dumped = [record.model_dump(mode="json") for record in records]
