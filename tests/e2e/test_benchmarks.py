@@ -1,4 +1,4 @@
-"""The benchmarks of training run, on a tiny model: their figures mean nothing, the equality does."""
+"""The benchmarks run, on a tiny model: their figures mean nothing, the equality does."""
 
 from __future__ import annotations
 
@@ -46,3 +46,27 @@ def test_the_gpu_table_works_on_a_tiny_shape(strategy: str) -> None:
     assert (found["strategy"], found["length"], found["batch"]) == (strategy, 32, 2)
     assert found["tokens_per_second"] > 0
     assert 0 < found["used"] < 1
+
+
+def test_the_gpu_table_of_scoring_works_on_a_tiny_shape(tiny_model_dir: Path) -> None:
+    found = rows_of(
+        "scoring_gpu.py", "--shape", "tiny", "--lengths", "32", "--questions", "4",
+        "--tokenizer", str(tiny_model_dir),
+    )  # fmt: skip
+    assert [row["scoring"] for row in found] == ["letter", "cloze"]
+    for row in found:
+        assert row["furthest_log_likelihood"] < 1  # bfloat16 with random weights
+        assert row["questions_per_second"] > 0
+        assert 0 < row["used"] < 1
+
+
+def test_scoring_has_the_choices_of_hflm(tiny_model_dir: Path) -> None:
+    found = rows_of(
+        "scoring.py", "--model", str(tiny_model_dir), "--items", "5", "--dtype", "float32", "--peer-batch", "2",
+        "--rows", "medqa-letter-5shot,medqa-cloze",
+    )  # fmt: skip
+    assert [row["items"] for row in found] == [5, 5]
+    for row in found:
+        assert row["same_choice"] == 1
+        assert row["furthest_log_likelihood"] < 1e-3
+        assert row["ratio"] == pytest.approx(row["ours_items_per_second"] / row["peer_items_per_second"])
