@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,20 +22,20 @@ _BY_OPTION = {
 }
 
 
-def repeat_command(spec: RunSpec, strategy: type[Strategy] | None = None) -> str:
-    """The shell command that asks for exactly this spec.
+def repeat_command(spec: RunSpec, strategy: type[Strategy] | None = None, seeds: Sequence[int] = ()) -> str:
+    """The shell command that asks for exactly this spec, or for it over several seeds.
 
     What the strategy's class would fill in by itself is left out where `strategy` is given; else
     every setting is written.
     """
     words = ["python", "-m", "harness", "run", "--strategy", spec.strategy.name, "--task", spec.task.name]
     words += ["--model", spec.model.name, "--data", spec.task.source, "--scoring", spec.task.scoring]
-    words += ["--seed", str(spec.seed)]
+    words += ["--seed", ",".join(map(str, seeds or (spec.seed,)))]
     if spec.task.shots:
         words += ["--shots", str(spec.task.shots)]
     if spec.task.limit is not None:
         words += ["--limit", str(spec.task.limit)]
-    if spec.train.learning_rate is not None:  # it trains, so it has an engine
+    if spec.trains:
         words += ["--engine", spec.engine.name]
     for plugin in spec.plugins:
         words += ["--plugin", plugin.path]

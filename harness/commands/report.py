@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -84,9 +83,7 @@ def command_of(records: Sequence[RunRecord], registry: Registry) -> str:
     """The command that repeats a group, all its seeds in one. Plugin files are named and not loaded."""
     first = records[0].spec
     strategy = None if first.plugins else registry.strategies.get(first.strategy.name)
-    words = shlex.split(repeat_command(first, strategy))
-    words[words.index("--seed") + 1] = ",".join(str(record.spec.seed) for record in records)
-    return shlex.join(words)
+    return repeat_command(first, strategy, [record.spec.seed for record in records])
 
 
 def _check_out(path: Path) -> None:

@@ -19,9 +19,10 @@ from markupsafe import Markup
 
 from harness.escape import plain
 from harness.report.as_text import heading
-from harness.report.blocks import MARKS, Part, Shown, parts
+from harness.report.blocks import MARKS, Part, parts
 from harness.report.charts import Chart, charts
 from harness.report.extras import extras_of
+from harness.report.html_rows import body
 from harness.report.model import Report, Table
 from harness.report.pareto import View, views
 from harness.report.svg import colour, marker
@@ -73,7 +74,7 @@ def as_html(report: Report, store: Store) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": plain, "sort_key": _sort_key}
+    environment.filters |= {"plain": plain, "body": body}
     return environment.get_template("report.html.j2").render(
         report=report,
         heading=heading(report),
@@ -125,11 +126,6 @@ def _swatch(number: int) -> Markup:
     return Markup('<svg class="swatch {}" viewBox="0 0 16 16" aria-hidden="true">{}</svg>').format(
         colour(number), marker(number, 8, 8, "", focus=False)
     )
-
-
-def _sort_key(cell: Shown) -> str | None:
-    """What a column is sorted by; what was not measured goes last either way."""
-    return None if cell.sort is None else f"{cell.sort!r}" if isinstance(cell.sort, float) else str(cell.sort)
 
 
 def _embedded(report: Report) -> Markup | None:

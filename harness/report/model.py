@@ -7,7 +7,8 @@ means not measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -239,16 +240,23 @@ class Report:
     @property
     def plain(self) -> dict[str, Any]:
         """The report as JSON holds it."""
-        from dataclasses import asdict, fields
-
-        return {
-            f.name: _plain(asdict, getattr(self, f.name))
-            for f in fields(self)
-            if f.name not in ("groups", "outcomes")
-        }
+        return {name: _plain(getattr(self, name)) for name in _names(Report) if name not in _FOR_CHARTS}
 
 
-def _plain(asdict: Any, value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(asdict, part) for part in value]
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+_FOR_CHARTS = ("groups", "outcomes")
+
+
+@cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind))
+
+
+def _plain(value: Any) -> Any:
+    """As `dataclasses.asdict` has it, without a copy of every string."""
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if is_dataclass(value):
+        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
+    return value
