@@ -39,7 +39,7 @@ def outcomes(correct: ArrayLike) -> NDArray[np.float64]:
     values = np.atleast_2d(np.asarray(correct, dtype=np.float64))
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"outcomes have shape {np.shape(correct)}, expected (runs, items), neither empty")
-    if not np.isin(values, (0.0, 1.0)).all():
+    if not ((values == 0) | (values == 1)).all():
         raise ValueError("outcomes must be 0 or 1")
     return values
 
