@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def rows_of(script: str, *words: str) -> list[dict[str, Any]]:
     command = [sys.executable, str(BENCHMARKS / script), *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # tiny models gain nothing from more
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("row", ["lora-cloze", "ia3", "prefix", "full"])
+@pytest.mark.parametrize("row", ["lora-cloze", "full"])  # ia3 and prefix: tests/unit/runtime/test_training.py
 def test_losses_are_those_of_trainer_and_peft(row: str, tiny_model_dir: Path) -> None:
     (found,) = rows_of(
         "training.py", "--rows", row, "--model", str(tiny_model_dir), "--steps", "3", "--repeats", "1",
