@@ -130,7 +130,7 @@ class Counted:
         from harness.runtime.counting import logical_size
         from harness.runtime.positions import base_model
 
-        own = scorer.likelihood
+        own = scorer.likelihood._passes
         base = base_model(own.model)
         self.tokens = self.flops = 0.0
         head = base.get_output_embeddings().weight

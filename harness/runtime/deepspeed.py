@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.contracts import BaseLoader, Strategy
+from harness.runtime.data import set_seed
+from harness.runtime.device import rank
 from harness.spec import RunSpec
 
 
@@ -65,6 +68,20 @@ def ensure_process_group_environment() -> None:
     }
 
 
+def whole_model(model: nn.Module, strategy: Strategy, spec: RunSpec, base: BaseLoader) -> nn.Module:
+    """The trained model outside the engine; in the first process whole, where ZeRO-3 left each a piece."""
+    weights = gathered_weights(model) if spec.engine.zero_stage == 3 else None
+    leave_engine()
+    if weights is None or rank() != 0:
+        return model
+    set_seed(spec.seed)  # weights that are drawn and never trained (VeRA's) come out the same
+    whole = strategy.adapt(strategy.load(base))
+    unknown = whole.load_state_dict(weights, strict=False).unexpected_keys
+    if unknown:
+        raise RuntimeError(f"trained weights that the model does not have: {unknown[:5]}")
+    return whole
+
+
 def gathered_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The trained weights of a model that ZeRO-3 has sharded, whole, on the CPU, in the first process.
 
@@ -73,7 +90,7 @@ def gathered_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     import deepspeed
 
-    first = int(os.environ.get("RANK", "0")) == 0
+    first = rank() == 0
     state: dict[str, torch.Tensor] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         if not weight.requires_grad:

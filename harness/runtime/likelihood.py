@@ -1,7 +1,4 @@
-"""Log-likelihoods of continuations by a model in memory: rows into batches into forward passes.
-
-Legend: B rows, T tokens, N scored positions, V vocabulary.
-"""
+"""Log-likelihoods of continuations by a model in memory: what can be shared, and in which passes."""
 
 from __future__ import annotations
 
@@ -13,19 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.runtime.kept import Kept, is_prompt_learning, row_limit, virtual_tokens
-from harness.runtime.positions import Positions, base_model, chosen_positions, float32_head
-from harness.runtime.rows import (
-    Ids,
-    PackedRow,
-    attention_mask,
-    batches,
-    packed_rows,
-    shared_beginnings,
-)
-
-Answer = tuple[float, bool]
-Answers = dict[tuple[Ids, Ids], Answer]
+from harness.runtime.kept import Kept, is_prompt_learning, row_limit
+from harness.runtime.passes import Answers, Passes, virtual_count
+from harness.runtime.positions import base_model
+from harness.runtime.rows import Ids, PackedRow, batches, packed_rows, shared_beginnings
 
 _CPU_TOKENS = 2048
 """Larger passes are no faster on two cores with smollm2-135m (200 to 268 GFLOP/s at 400 to 4,000 tokens,
@@ -43,8 +31,8 @@ class Likelihood:
     """Scores (prompt, continuation) pairs of token ids with `model`, which stays as it is.
 
     `batch_tokens` bounds the padded tokens of a forward pass (None: by the free memory); it is halved
-    when the GPU runs out of memory. branching: whether options share their prompt's row; keeping: whether what prompts begin
-    with is computed once. Both are tried out on the model first.
+    when the GPU runs out of memory. branching: whether options share their prompt's row; keeping: whether
+    what prompts begin with is computed once. Both are tried out on the model first.
     """
 
     def __init__(
@@ -56,16 +44,14 @@ class Likelihood:
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self.model = model
-        self.device = base_model(model).get_input_embeddings().weight.device
-        self.batch_tokens = batch_tokens or fitting_tokens(model, self.device)
+        self._passes = Passes(model, autocast)
+        self.open = self._passes.open
+        self.batch_tokens = batch_tokens or fitting_tokens(model, self._passes.device)
         self.forward_seconds = 0.0
         self.branching = self.keeping = False
-        self._autocast = autocast
-        self._positions: Positions | None = None
-        self._virtual: Kept | None = None
         self._limit = row_limit(model)
         if self._limit and is_prompt_learning(model):
-            self._limit = max(0, self._limit - _virtual_count(model))
+            self._limit = max(0, self._limit - virtual_count(model))
         if self._limit != 0:
             self._try_out(max_length)
         self.forward_seconds = 0.0  # without the trial
@@ -95,7 +81,7 @@ class Likelihood:
         alone, groups = shared_beginnings(rows, self._limit)
         far = [row for row in alone if self._limit is not None and row.length > self._limit]
         yield None, far
-        yield self._virtual, [row for row in alone if self._limit is None or row.length <= self._limit]
+        yield self._extended(()), [row for row in alone if self._limit is None or row.length <= self._limit]
         for beginning, members in groups:
             yield self._extended(beginning), members
 
@@ -109,30 +95,6 @@ class Likelihood:
             if not able
         ]
         return tuple(f"{name} cannot share {what} between answers: each is computed anew" for what in lacking)
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[None]:
-        """No gradients, no dropout, a float32 output layer at chosen positions; all put back at the end.
-
-        Kept open over many calls of `score`, the output layer is converted once.
-        """
-        if self._positions is not None:
-            yield
-            return
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with (
-                torch.inference_mode(),
-                float32_head(self.model),
-                chosen_positions(self.model) as self._positions,
-            ):
-                if is_prompt_learning(self.model) and (self.branching or self.keeping):
-                    self._virtual = self._virtual_tokens()
-                yield
-        finally:
-            self._positions = self._virtual = None
-            self.model.train(was_training)
 
     def _try_out(self, max_length: int) -> None:
         """Whether rows score as the same pairs do one by one, on a few made-up ones.
@@ -155,8 +117,6 @@ class Likelihood:
             rows = [row.without(len(beginning)) for row in packed_rows(pairs, branching=branching)]
             try:
                 with self.open():
-                    if is_prompt_learning(self.model):
-                        self._virtual = self._virtual_tokens()
                     for _ in self._batch_by_batch(rows, self._extended(beginning), found):
                         pass
             except torch.OutOfMemoryError:
@@ -171,27 +131,19 @@ class Likelihood:
         # Behind virtual tokens a branch is right only where kept keys and values are.
         self.branching = (self.keeping or not is_prompt_learning(self.model)) and agrees(True, ())
 
-    def _virtual_tokens(self) -> Kept:
-        count = _virtual_count(self.model)
-        self._choose([(0, count - 1)], count)
-        with self._autocast():
-            return virtual_tokens(self.model)
-
     def _extended(self, beginning: Ids) -> Kept | None:
         """Keys and values of `beginning` behind those of the virtual tokens; None where there are neither."""
-        kept, done = self._virtual, 0
+        kept, done = self._passes.virtual(), 0
         while done < len(beginning):
             piece = beginning[done : done + self.batch_tokens]
-            cache = (kept or Kept(())).growing()
             started = time.perf_counter()
             try:
-                self._choose([(0, len(piece) - 1)], len(piece))
-                self._call([PackedRow(piece)], len(piece), kept, cache)
+                kept = self._passes.extended(kept, piece)
             except torch.OutOfMemoryError:
                 self._halve(len(piece))
                 continue
             self.forward_seconds += time.perf_counter() - started
-            kept, done = Kept.of(cache), done + len(piece)
+            done += len(piece)
         return kept
 
     def _halve(self, divisible: int) -> None:
@@ -211,7 +163,7 @@ class Likelihood:
             batch = waiting.pop(0)
             started = time.perf_counter()
             try:
-                answers |= self._forward(batch, kept)
+                answers |= self._passes.answers(batch, kept)
             except torch.OutOfMemoryError:
                 self._halve(len(batch))
                 left = [row for later in (batch, *waiting) for row in later]
@@ -219,61 +171,6 @@ class Likelihood:
                 continue
             self.forward_seconds += time.perf_counter() - started
             yield len(batch)
-
-    def _forward(self, batch: list[PackedRow], kept: Kept | None) -> Answers:
-        width = batch[0].length
-        scored = [(i, row, branch) for i, row in enumerate(batch) for branch in row.branches]
-        columns = [row.columns(branch) for _, row, branch in scored]
-        # Options of one prompt share its last position: one line of logits serves them all.
-        places = {
-            place: n
-            for n, place in enumerate(
-                dict.fromkeys((i, c) for (i, _, _), own in zip(scored, columns, strict=True) for c in own)
-            )
-        }
-        self._choose(list(places), width)
-        logits = self._call(batch, width, kept, kept.cache(len(batch)) if kept else None)  # (N, V)
-        lines = [places[i, c] for (i, _, _), own in zip(scored, columns, strict=True) for c in own]
-        targets = [token for _, _, branch in scored for token in branch.continuation]
-        logprobs, greedy = _token_scores(logits, lines, targets)
-        answers: Answers = {}
-        at = 0
-        for _, row, branch in scored:
-            end = at + len(branch.continuation)
-            answers[row.prompt, branch.continuation] = (
-                float(logprobs[at:end].sum()),
-                bool(greedy[at:end].all()),
-            )
-            at = end
-        return answers
-
-    def _choose(self, places: list[tuple[int, int]], width: int) -> None:
-        assert self._positions is not None
-        chosen = torch.tensor(places, device=self.device)  # (N, 2)
-        self._positions.choose(chosen[:, 0], chosen[:, 1], width)
-
-    def _call(self, batch: list[PackedRow], width: int, kept: Kept | None, cache: Any) -> torch.Tensor:
-        """Logits (N, V) at the chosen positions of `batch`, which stands behind `kept`."""
-        before = kept.length if kept else 0
-        ids = torch.zeros(len(batch), width, dtype=torch.long)
-        for i, row in enumerate(batch):
-            ids[i, : row.length] = torch.tensor(row.ids())
-        inputs: dict[str, Any] = {"input_ids": ids.to(self.device), "use_cache": cache is not None}
-        mask = attention_mask(batch, width, before, base_model(self.model).dtype)
-        if mask is not None:  # else right-padded and causal: neither mask nor positions are needed
-            positions = torch.zeros(len(batch), width, dtype=torch.long)
-            for i, row in enumerate(batch):
-                positions[i, : row.length] = torch.tensor(row.positions()) + before
-            mask = mask.expand(len(batch), -1, -1, -1)
-            inputs |= {"attention_mask": mask.to(self.device), "position_ids": positions.to(self.device)}
-        # Virtual tokens are in `kept` already: PEFT's own forward would put them in once more.
-        model: Any = self.model
-        if cache is not None:
-            inputs["past_key_values"] = cache
-            model = base_model(model) if is_prompt_learning(model) else model
-        with self._autocast():
-            logits: torch.Tensor = model(**inputs).logits
-        return logits
 
 
 def fitting_tokens(model: nn.Module, device: torch.device) -> int:
@@ -290,20 +187,3 @@ def fitting_tokens(model: nn.Module, device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     tokens = max(1, free // 2 // a_token)
     return int(min(_GPU_TOKENS, 2 ** (tokens.bit_length() - 1)))
-
-
-def _virtual_count(model: Any) -> int:
-    return int(model.active_peft_config.num_virtual_tokens)
-
-
-def _token_scores(
-    logits: torch.Tensor, lines: list[int], targets: list[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability (float64, on the CPU) and greedy match of each target token at its line."""
-    line = torch.tensor(lines, device=logits.device)
-    target = torch.tensor(targets, device=logits.device)
-    logits = logits.float()
-    normaliser = logits.logsumexp(dim=-1)  # (N,)
-    logprobs = logits[line, target] - normaliser[line]
-    greedy = logits.argmax(dim=-1)[line] == target
-    return logprobs.double().cpu(), greedy.cpu()

@@ -21,7 +21,7 @@ from harness.record import Cost, DataInfo, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.counting import count_parameters
 from harness.runtime.data import Row, check_choices, data_fingerprint, encode_all, set_seed, shuffled
-from harness.runtime.deepspeed import prepare
+from harness.runtime.deepspeed import prepare, whole_model
 from harness.runtime.device import rank, world_size
 from harness.runtime.evaluate import predict, worked_examples, write_predictions
 from harness.runtime.events import Events
@@ -196,7 +196,9 @@ class Run:
             model, callback.throughput.tokens, callback.throughput.answer_tokens
         )
         self.meter.combine_processes("train")
-        return self._gather(model, strategy, base)
+        return (
+            whole_model(model, strategy, self.spec, base) if self.spec.engine.name == "deepspeed" else model
+        )
 
     def _rows(
         self, task: Task, splits: Splits, tokenizer: PreTrainedTokenizerBase, model: nn.Module
@@ -223,24 +225,6 @@ class Run:
             "train_tokens_per_second": throughput.rate(throughput.timed_tokens),
             "train_examples_per_second": throughput.rate(throughput.timed_examples),
         }
-
-    def _gather(self, model: nn.Module, strategy: Strategy, base: Base) -> nn.Module:
-        """The whole model in the first process, where ZeRO-3 has left each process a piece."""
-        if self.spec.engine.name != "deepspeed":
-            return model
-        from harness.runtime.deepspeed import gathered_weights, leave_engine
-
-        sharded = self.spec.engine.zero_stage == 3
-        weights = gathered_weights(model) if sharded else None
-        leave_engine()
-        if weights is None or rank() != 0:
-            return model
-        set_seed(self.spec.seed)  # weights that are drawn and never trained (VeRA's) come out the same
-        whole = strategy.adapt(strategy.load(base))
-        unknown = whole.load_state_dict(weights, strict=False).unexpected_keys
-        if unknown:
-            raise RuntimeError(f"trained weights that the model does not have: {unknown[:5]}")
-        return whole
 
     def _save(self, model: nn.Module, strategy: Strategy) -> None:
         folder = self.folder / "adapter"

@@ -15,7 +15,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from harness.runtime.generation import generated_text
-from harness.runtime.likelihood import Answer, Likelihood
+from harness.runtime.likelihood import Likelihood
+from harness.runtime.passes import Answer
 from harness.runtime.rows import Ids, clip
 
 _CHUNK_CHARACTERS = 8_000_000
