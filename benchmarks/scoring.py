@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,6 +134,7 @@ class Counted:
         own = scorer.likelihood._passes
         base = base_model(own.model)
         self.tokens = self.flops = 0.0
+        adding = threading.Lock()  # passes run side by side
         head = base.get_output_embeddings().weight
         matrices = {id(w): w for name, w in base.named_parameters() if w.ndim > 1 and "embed" not in name}
         matrices.pop(id(head), None)
@@ -141,14 +143,16 @@ class Counted:
         call, choose = own._call, own._choose
 
         def counted_call(batch: Any, width: int, kept: Any, cache: Any) -> Any:
-            for row in batch:
-                seen = (kept.length if kept else 0) + row.length / 2
-                self.tokens += row.length
-                self.flops += row.length * (2 * body + attention * seen)
+            with adding:
+                for row in batch:
+                    seen = (kept.length if kept else 0) + row.length / 2
+                    self.tokens += row.length
+                    self.flops += row.length * (2 * body + attention * seen)
             return call(batch, width, kept, cache)
 
         def counted_choose(places: Any, width: int) -> None:
-            self.flops += 2 * head.numel() * len(places)
+            with adding:
+                self.flops += 2 * head.numel() * len(places)
             choose(places, width)
 
         own._call, own._choose = counted_call, counted_choose

@@ -21,7 +21,7 @@ Answers = dict[tuple[Ids, Ids], Answer]
 
 
 class Passes:
-    """Forward passes of `model`, which is open for them: see `open`."""
+    """Forward passes of `model`, without gradients; it must be open for them: see `open`."""
 
     def __init__(
         self, model: nn.Module, autocast: Callable[[], contextlib.AbstractContextManager[Any]]
@@ -34,7 +34,7 @@ class Passes:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
-        """No gradients, no dropout, a float32 output layer at chosen positions; all put back at the end.
+        """No dropout, a float32 output layer at chosen positions; all put back at the end.
 
         Nested calls change nothing: kept open over much work, the output layer is converted once.
         """
@@ -44,16 +44,13 @@ class Passes:
         was_training = self.model.training
         self.model.eval()
         try:
-            with (
-                torch.inference_mode(),
-                float32_head(self.model),
-                chosen_positions(self.model) as self._positions,
-            ):
+            with float32_head(self.model), chosen_positions(self.model) as self._positions:
                 yield
         finally:
             self._positions = self._virtual = None
             self.model.train(was_training)
 
+    @torch.inference_mode()  # of each thread for itself
     def virtual(self) -> Kept | None:
         """What the text sees of virtual tokens; None for a model that has none."""
         if self._virtual is None and is_prompt_learning(self.model):
@@ -63,6 +60,7 @@ class Passes:
                 self._virtual = virtual_tokens(self.model)
         return self._virtual
 
+    @torch.inference_mode()
     def extended(self, kept: Kept | None, piece: Ids) -> Kept:
         """Keys and values of `kept` and of `piece` behind it."""
         cache = (kept or Kept(())).growing()
@@ -70,6 +68,7 @@ class Passes:
         self._call([PackedRow(piece)], len(piece), kept, cache)
         return Kept.of(cache)
 
+    @torch.inference_mode()
     def answers(self, batch: list[PackedRow], kept: Kept | None) -> Answers:
         """Those of rows of at most the first one's length, which stand behind `kept`."""
         width = batch[0].length

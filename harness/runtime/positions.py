@@ -8,6 +8,7 @@ Legend: B batch, T tokens, D hidden size, V vocabulary, N chosen positions.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +17,8 @@ import torch
 from torch import nn
 
 
-class Positions:
-    """The positions of the next forward pass at which logits are wanted."""
+class Positions(threading.local):
+    """The positions of a thread's next forward pass at which logits are wanted."""
 
     def __init__(self) -> None:
         self._chosen: tuple[torch.Tensor, torch.Tensor, int] | None = None

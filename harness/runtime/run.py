@@ -259,8 +259,9 @@ class Run:
         self._measured["eval_seconds"] = time.perf_counter() - started
         own = scorer.likelihood
         self.events.emit(
-            "evaluated", n=len(test), forward_seconds=own.forward_seconds, batch_tokens=own.batch_tokens
-        )
+            "evaluated", n=len(test), forward_seconds=own.forward_seconds, batch_tokens=own.batch_tokens,
+            passes_at_a_time=own.workers,
+        )  # fmt: skip
         self._measured["eval_examples_per_second"] = len(test) / self._measured["eval_seconds"]
         write_predictions(predictions, self.folder, asked)
         self.scores = all_scores(task, predictions, splits.train)

@@ -351,6 +351,7 @@ def test_out_of_memory_makes_the_batch_smaller(models: Any, tokenizer: Any) -> N
     model.forward = small
     progress: list[int] = []
     scorer = ours(model, tokenizer, on_progress=progress.append)
+    scorer.likelihood.workers = 1  # as on a GPU
     for _ in range(2):
         assert_same(scorer.loglikelihood(requests(PAIRS), disable_tqdm=True), expected)
     assert any(rows > 2 for rows, _ in shapes)
@@ -361,6 +362,7 @@ def test_out_of_memory_makes_the_batch_smaller(models: Any, tokenizer: Any) -> N
 def test_out_of_memory_on_one_row_is_told(models: Any, tokenizer: Any) -> None:
     model = copy.deepcopy(models("llama"))
     scorer = ours(model, tokenizer)
+    scorer.likelihood.workers = 1  # as on a GPU
 
     def none(*args: Any, **kwargs: Any) -> Any:
         raise torch.OutOfMemoryError("made up")
