@@ -37,6 +37,7 @@ def report(args: argparse.Namespace) -> int:
         reference=args.reference,
         margin=args.margin / 100,
         verdicts=args.verdicts,
+        confidences=chosen == "html",
     )
     store = Store(args.results)
     built = build_report(store, options, tasks=split_list(args.task), models=split_list(args.model))

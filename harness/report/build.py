@@ -31,7 +31,7 @@ def build_report(
     records = _selected(records, "model", models, [record.spec.model.name for record in records])
     _check(store, records, everything, unfinished)
     scored = [record for record in records if record.spec.task.split == "test"]
-    builder = Builder(store, options, Reader(), warnings.append)
+    builder = Builder(store, options, Reader(options.confidences), warnings.append)
     tables: list[Table] = []
     behind: dict[str, Group] = {}
     for number, (key, members) in enumerate(sort_records(scored).items(), start=1):

@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
-from harness.errors import HarnessError, StoreError
-from harness.record import RunRecord
 from harness.report.model import Figure
-from harness.report.outcomes import Group, Outcomes, read_columns
+from harness.report.outcomes import Group, Outcomes
 from harness.stats.accuracy import accuracy
 from harness.store import Store
 
 BINS = 10
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 
@@ -65,13 +63,11 @@ def extras_of(
     )
     if outcomes is None:
         return Extras(curves, (), {})
-    subgroups = _subgroups(outcomes)
-    try:
-        confidences = [_confidences(store, record, outcomes) for record in group.records]
-    except HarnessError as error:
-        warn(f"{error.message}: no reliability diagram for {group.label}")
-        return Extras(curves, (), subgroups)
-    return Extras(curves, reliability(np.concatenate(confidences), outcomes.correct.ravel()), subgroups)
+    if outcomes.confidence is None:
+        warn(f"a run lacks the likelihoods of its choices: no reliability diagram for {group.label}")
+        return Extras(curves, (), _subgroups(outcomes))
+    bins = reliability(outcomes.confidence.ravel(), outcomes.correct.ravel())
+    return Extras(curves, bins, _subgroups(outcomes))
 
 
 def _curve(path: Path, seed: int, points: int) -> Curve | None:
@@ -120,15 +116,6 @@ def thinned(values: Sequence[tuple[float, float]], points: int) -> tuple[tuple[f
     return tuple((float(step), float(loss)) for step, loss in table)
 
 
-def _confidences(store: Store, record: RunRecord, outcomes: Outcomes) -> Floats:
-    """(n,) of one run. Raises StoreError where it has them for another number of items."""
-    path = store.folder(record.run_id) / "predictions.parquet"
-    found = _confidence(read_columns(path, ["logprobs"])["logprobs"].combine_chunks())
-    if len(found) != outcomes.correct.shape[1]:
-        raise StoreError(f"{path} changed while it was read", "Make the report again.")
-    return found
-
-
 def reliability(confidence: Floats, correct: Flags) -> tuple[Bin, ...]:
     """Bins of equal width over the probability of the chosen answer (Guo et al. 2017, arXiv 1706.04599)."""
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -140,17 +127,6 @@ def reliability(confidence: Floats, correct: Flags) -> tuple[Bin, ...]:
         for b in range(BINS)
         if counts[b]
     )
-
-
-def _confidence(logprobs: Any) -> Floats:
-    """(n,) the largest probability over each item's choices. `logprobs`: an arrow array of n lists of K."""
-    values: Floats = logprobs.flatten().to_numpy(zero_copy_only=False)
-    offsets = logprobs.offsets.to_numpy()
-    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
-    highest = np.maximum.reduceat(values, starts)
-    # The best choice has weight 1, so its probability is one over the sum of all weights.
-    result: Floats = 1 / np.add.reduceat(np.exp(values - np.repeat(highest, lengths)), starts)
-    return result
 
 
 def _subgroups(outcomes: Outcomes) -> dict[str, tuple[Figure, int]]:

@@ -47,17 +47,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """correct: (S, n) bool, items in the order of `example_ids`; subgroups: n names."""
+    """correct: (S, n) bool, items in the order of `example_ids`; subgroups: n names. confidence: (S, n),
+    the probability of the chosen answer; None where it was not asked for or a run lacks it.
+    """
 
     example_ids: tuple[str, ...]
     subgroups: tuple[str, ...]
     correct: NDArray[np.bool_]
+    confidence: NDArray[np.float32] | None = None
 
 
 @dataclass(slots=True)
 class Reader:
-    """Reads predictions; the names of items, which many runs share, are made once."""
+    """Reads predictions; the names of items, which many runs share, are made once.
 
+    confidences: whether they are wanted too, from the same reading of the file.
+    """
+
+    confidences: bool = False
     known: list[tuple[Any, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
 
     def items(self, path: Path, table: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -71,6 +78,10 @@ class Reader:
             raise StoreError(f"{path} holds an item twice", "Run it again with --force.")
         self.known.append((columns, ids, subgroups))
         return ids, subgroups
+
+
+_Read = tuple[tuple[str, ...], tuple[str, ...], NDArray[np.bool_], NDArray[np.float32] | None]
+"""Ids, subgroups, correct and confidence of one run's items."""
 
 
 def digest_of(record: RunRecord) -> str:
@@ -95,16 +106,20 @@ def load_outcomes(store: Store, group: Group, reader: Reader | None = None) -> O
     """The group's per-item outcomes. Raises UsageError where its runs were not asked the same items."""
     reader = reader or Reader()
     tables = [_read(store.folder(record.run_id) / "predictions.parquet", reader) for record in group.records]
-    ids, subgroups, _ = tables[0]
-    rows = []
-    for record, (own_ids, _, correct) in zip(group.records, tables, strict=True):
+    ids, subgroups, _, _ = tables[0]
+    for record, (own_ids, _, _, _) in zip(group.records, tables, strict=True):
         if own_ids is not ids and own_ids != ids:
             raise UsageError(
                 f"{record.run_id} was asked other items than {group.first.run_id}",
                 "Their data differ; run one of them again with --force.",
             )
-        rows.append(correct)
-    return Outcomes(ids, subgroups, np.stack(rows))
+    confidences = [confidence for *_, confidence in tables if confidence is not None]
+    return Outcomes(
+        ids,
+        subgroups,
+        np.stack([correct for _, _, correct, _ in tables]),
+        np.stack(confidences) if len(confidences) == len(tables) else None,
+    )
 
 
 def aligned(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
@@ -123,28 +138,54 @@ def aligned(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
     return one, Outcomes(one.example_ids, one.subgroups, other.correct[:, order])
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> Any:
-    """A pyarrow table of some columns of a run's predictions. Raises StoreError, naming the file."""
+def _columns(path: Path, columns: Sequence[str], wanted: Sequence[str] = ()) -> Any:
+    """A pyarrow table of some columns of a run's predictions, and of those `wanted` ones that are there.
+    Raises StoreError, naming the file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     remedy = "Run it again with --force."
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
+            there = file.schema_arrow.names
+            missing = [name for name in columns if name not in there]
             if missing:
                 raise StoreError(f"{path} has no column {', '.join(missing)}", remedy)
-            return file.read(columns=list(columns), use_threads=False)
+            more = [name for name in wanted if name in there]
+            return file.read(columns=[*columns, *more], use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}", remedy) from error
 
 
-def _read(path: Path, reader: Reader) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.bool_]]:
-    table = read_columns(path, ["example_id", "subgroup", "correct"])
+def _read(path: Path, reader: Reader) -> _Read:
+    wanted = ["logprobs"] if reader.confidences else []
+    table = _columns(path, ["example_id", "subgroup", "correct"], wanted)
     ids, subgroups = reader.items(path, table)
     if lacking := table["correct"].null_count:
         raise StoreError(f"{path} lacks the outcome of {lacking} items", "Run it again with --force.")
-    return ids, subgroups, flags(path, table["correct"])
+    there = wanted and "logprobs" in table.column_names
+    confidence = _confidence(table["logprobs"].combine_chunks()) if there else None
+    return ids, subgroups, flags(path, table["correct"]), confidence
+
+
+def _confidence(logprobs: Any) -> NDArray[np.float32] | None:
+    """(n,) the largest probability over each item's choices. `logprobs`: an arrow array of n lists of K;
+    None where it is not, or one of them is empty.
+    """
+    import pyarrow as pa
+
+    if not pa.types.is_list(logprobs.type) or logprobs.null_count:
+        return None
+    values = logprobs.flatten().to_numpy(zero_copy_only=False)
+    offsets = logprobs.offsets.to_numpy()
+    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
+    if not lengths.all():
+        return None
+    highest = np.maximum.reduceat(values, starts)
+    # The best choice has weight 1, so its probability is one over the sum of all weights.
+    weights = np.add.reduceat(np.exp(values - np.repeat(highest, lengths)), starts)
+    return (1 / weights).astype(np.float32)
 
 
 def flags(path: Path, column: Any) -> NDArray[np.bool_]:

@@ -28,12 +28,15 @@ Place = tuple[str, ColumnKey]
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked. margin: a fraction. command: a group into the command that repeats it."""
+    """What was asked. margin: a fraction. command: a group into the command that repeats it. confidences:
+    whether reliability diagrams are to be drawn.
+    """
 
     command: Callable[[Sequence[RunRecord]], str]
     reference: str | None = None
     margin: float = 0.02
     verdicts: bool = True
+    confidences: bool = False
 
 
 @dataclass

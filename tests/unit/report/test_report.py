@@ -31,7 +31,8 @@ FORMATS = ("text", "markdown", "html", "csv", "latex", "json")
 
 def built(root: Path, **options: object) -> Report:
     asked = {key: options.pop(key) for key in ("tasks", "models") if key in options}
-    return build_report(Store(root), Options(command=lambda records: records[0].run_id, **options), **asked)
+    given = Options(command=lambda records: records[0].run_id, confidences=True, **options)
+    return build_report(Store(root), given, **asked)
 
 
 def cell_of(table: Table, label: str, title: str = "MedQA") -> Cell:
@@ -329,7 +330,7 @@ def test_without_verdicts_nothing_per_item_is_read(study: Path, monkeypatch: pyt
         raise AssertionError("a predictions file was read")
 
     full = built(study)
-    monkeypatch.setattr("harness.report.outcomes.read_columns", refuse)
+    monkeypatch.setattr("harness.report.outcomes._columns", refuse)
     quick = built(study, verdicts=False)
     for one, other in zip(full.tables[0].cells(0), quick.tables[0].cells(0), strict=True):
         assert one.accuracy.value == pytest.approx(other.accuracy.value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made import spec_of, write_run
 
@@ -43,6 +45,38 @@ def test_the_ending_of_out_says_the_format(runs: Path, tmp_path: Path, name: str
     out = tmp_path / name
     assert main(["report", "--results", str(runs), "--out", str(out)]) == 0
     assert out.read_text(encoding="utf-8").startswith(start)
+
+
+def test_the_reliability_diagram_is_of_the_stored_likelihoods(runs: Path, tmp_path: Path):
+    """One run's choices are all alike, so that all its answers stand in the bin at one half."""
+    out = tmp_path / "r.html"
+    spec = spec_of("ia3", seed=0)
+    write_run(runs, spec, n=120)
+    path = runs / spec.run_id / "predictions.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("logprobs")
+    pq.write_table(table.set_column(place, "logprobs", pa.array([[-1.0, -1.0]] * 120)), path)
+    assert main(["report", "--results", str(runs), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "ia3: confidence 0.50, right" in page
+    assert page.count("ia3: confidence") == 1
+    assert page.count("lora: confidence") > 1
+
+
+@pytest.mark.parametrize("lacking", ["the column", "a row", "a choice"])
+def test_runs_without_likelihoods_are_told_and_the_rest_is_written(runs: Path, tmp_path: Path, lacking: str):
+    out = tmp_path / "r.html"
+    path = runs / spec_of("lora", seed=1).run_id / "predictions.parquet"
+    table = pq.read_table(path)
+    kept = table.drop_columns(["logprobs"])
+    rows: list[list[float] | None] = [[-1.0, -2.0]] * 119
+    more = pa.array([*rows, None if lacking == "a row" else []], pa.list_(pa.float64()))
+    pq.write_table(kept if lacking == "the column" else kept.append_column("logprobs", more), path)
+    assert main(["report", "--results", str(runs), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "no reliability diagram for lora" in page
+    assert "lora: confidence" not in page
+    assert "full: confidence" in page
 
 
 def test_rows_carry_the_command_that_repeats_them(runs: Path, capsys: pytest.CaptureFixture[str]):

@@ -47,7 +47,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         )
     write_run(root, spec_of("full", settings={"x": HOSTILE[0]}))
     report = build_report(
-        Store(root), Options(command=lambda records: f"run {records[0].spec.strategy.name}")
+        Store(root),
+        Options(command=lambda records: f"run {records[0].spec.strategy.name}", confidences=True),
     )
     return {
         name: render(report, name, Store(root))
