@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from transformers import (
 from harness.cards import CARDS
 from harness.errors import UsageError
 from harness.record import ModelInfo
-from harness.runtime.gguf import dequantised, package_weights, remembered_sha256
+from harness.runtime.cache import weights_sha256
+from harness.runtime.gguf import dequantised, package_weights
 from harness.runtime.hub import cached_snapshot, download_snapshot
 from harness.spec import ModelSpec
 
@@ -180,16 +180,3 @@ def model_info(located: Located, spec: ModelSpec) -> ModelInfo:
         dtype=spec.dtype,
         notes=located.notes,
     )
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the weight files' names and hashes.
-
-    In the Hub's cache the name of the blob is its hash already.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        blob = path.resolve().name
-        own = blob if path.is_symlink() and len(blob) == 64 else remembered_sha256(path)
-        digest.update(f"{path.name}:{own}\n".encode())
-    return digest.hexdigest()
