@@ -117,7 +117,9 @@ class Run:
             tokenizer = load_tokenizer(located, self.spec.model)
             base = Base(located, self.spec.model, str(self.device), self.spec.seed)
             model = strategy.load(base)
-            self.model_info = model_info(located, self.spec.model)
+            for note in base.notes:
+                self.events.notice(note)
+            self.model_info = model_info(located, self.spec.model, base.notes)
             self.data = self._data_info(task, splits)
         return base, tokenizer, model, splits
 
