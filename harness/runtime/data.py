@@ -24,6 +24,9 @@ from harness.runtime.cuts import cheapest_cuts
 
 IGNORED = -100
 
+_TOKENISED_AT_ONCE = 512
+"""Texts given to the tokenizer together, which it shares among the cores; bounds its memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -34,13 +37,28 @@ class Row:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int) -> Row:
-    """`prompt`, a space, `answer` as ids of at most `max_length`; a long prompt loses its beginning.
+    """`encode_pairs` of one."""
+    return encode_pairs(tokenizer, [(prompt, answer)], max_length)[0]
 
-    Raises UsageError when the answer alone does not fit.
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], max_length: int
+) -> list[Row]:
+    """Each (prompt, answer) as the ids of `prompt`, a space, `answer`: at most `max_length` of them.
+
+    A long prompt loses its beginning. Raises UsageError when an answer alone does not fit.
     """
-    prompt_ids = tokenizer.encode(prompt)
-    ids = tokenizer.encode(f"{prompt} {answer}")
-    answer_length = len(ids) - len(prompt_ids)
+    rows: list[Row] = []
+    for start in range(0, len(pairs), _TOKENISED_AT_ONCE):
+        part = pairs[start : start + _TOKENISED_AT_ONCE]
+        prompts = tokenizer([prompt for prompt, _ in part], return_attention_mask=False)["input_ids"]
+        wholes = tokenizer([f"{prompt} {answer}" for prompt, answer in part], return_attention_mask=False)
+        for (_, answer), prompt_ids, ids in zip(part, prompts, wholes["input_ids"], strict=True):
+            rows.append(_row(ids, len(ids) - len(prompt_ids), answer, max_length))
+    return rows
+
+
+def _row(ids: list[int], answer_length: int, answer: str, max_length: int) -> Row:
     if answer_length < 1:
         raise UsageError(f"an answer of {len(answer)} characters has no tokens of its own")
     if answer_length >= max_length:
@@ -52,6 +70,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_len
     return Row(tuple(ids), len(ids) - answer_length)
 
 
+def text_pairs(task: Task, examples: Sequence[Example], scoring: Scoring) -> list[tuple[str, str]]:
+    """Prompt and answer of each example."""
+    return [(task.prompt(e, scoring), task.target(e, scoring)) for e in examples]
+
+
 def encode_all(
     task: Task,
     examples: Sequence[Example],
@@ -59,7 +82,7 @@ def encode_all(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
 ) -> list[Row]:
-    return [encode(tokenizer, task.prompt(e, scoring), task.target(e, scoring), max_length) for e in examples]
+    return encode_pairs(tokenizer, text_pairs(task, examples, scoring), max_length)
 
 
 def check_choices(task: Task, examples: Sequence[Example], scoring: Scoring) -> None:

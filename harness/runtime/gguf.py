@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.util
-import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,29 +10,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from harness.errors import MissingDependencyError, StoreError
-from harness.files import write_json_atomic
-
-
-def cache_root() -> Path:
-    """Where medtune keeps what it made once: $MEDTUNE_CACHE, else ~/.cache/medtune."""
-    given = os.environ.get("MEDTUNE_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "medtune"
-
-
-def remembered_sha256(path: Path) -> str:
-    """A file's SHA-256, remembered by its size and time of change: hashing 140 GB takes minutes."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
-    memo = cache_root() / "sha256" / f"{key[:32]}.json"
-    if memo.exists():
-        return str(json.loads(memo.read_text())["sha256"])
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    with contextlib.suppress(OSError, StoreError):  # a home that cannot be written to costs time only
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(memo, {"sha256": sha256})
-    return sha256
+from harness.errors import MissingDependencyError
+from harness.runtime.cache import cache_root, remembered_sha256
 
 
 def package_weights(package: str) -> Path:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,10 @@ from transformers import (
 from harness.cards import CARDS
 from harness.errors import UsageError
 from harness.record import ModelInfo
-from harness.runtime.gguf import dequantised, package_weights, remembered_sha256
+from harness.runtime.cache import weights_sha256
+from harness.runtime.gguf import dequantised, package_weights
 from harness.runtime.hub import cached_snapshot, download_snapshot
+from harness.runtime.quantised import can_be_kept, load_quantised
 from harness.spec import ModelSpec
 
 RANDOM = "random:"
@@ -99,12 +101,16 @@ def _from_hub_or_package(hub_id: str, package: str, weights: bool) -> Located:
 
 @dataclass(frozen=True)
 class Base:
-    """The base model a strategy adapts: `harness.contracts.BaseLoader`."""
+    """The base model a strategy adapts: `harness.contracts.BaseLoader`.
+
+    `notes`: what is to be said of how it was loaded, so far.
+    """
 
     located: Located
     spec: ModelSpec
     device: str
     seed: int = 0
+    notes: list[str] = field(default_factory=list, compare=False)
 
     @property
     def dtype(self) -> str:
@@ -118,8 +124,11 @@ class Base:
             options["quantization_config"] = quantization
         if self.located.source == "random":
             return self._random(options, quantization)
+        folder = self.located.folder
         try:
-            return self._read(self.located.folder, options)
+            if can_be_kept(quantization, self.located.source):
+                return load_quantised(self._read, folder, options, self.device, self.notes)
+            return self._read(folder, options)
         except (OSError, ValueError, KeyError) as error:
             raise UsageError(
                 f"model {self.spec.name}: {str(error).splitlines()[0] if str(error) else error!r}",
@@ -171,25 +180,13 @@ def context_length(model: Any, spec: ModelSpec) -> int:
     return min(spec.max_length or own, own - virtual)
 
 
-def model_info(located: Located, spec: ModelSpec) -> ModelInfo:
+def model_info(located: Located, spec: ModelSpec, notes: Sequence[str] = ()) -> ModelInfo:
+    """What the record says of a model; `notes` are added to those of where it came from."""
     fingerprint = None if located.source == "random" else weights_sha256(located.folder)
     return ModelInfo(
         source=located.source,
         revision=located.revision,
         fingerprint=fingerprint,
         dtype=spec.dtype,
-        notes=located.notes,
+        notes=(*located.notes, *notes),
     )
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the weight files' names and hashes.
-
-    In the Hub's cache the name of the blob is its hash already.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        blob = path.resolve().name
-        own = blob if path.is_symlink() and len(blob) == 64 else remembered_sha256(path)
-        digest.update(f"{path.name}:{own}\n".encode())
-    return digest.hexdigest()

@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.record import Cost, DataInfo, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.counting import count_parameters
-from harness.runtime.data import Row, check_choices, data_fingerprint, encode_all, set_seed, shuffled
+from harness.runtime.data import Row, check_choices, data_fingerprint, set_seed, shuffled
 from harness.runtime.deepspeed import prepare, whole_model
 from harness.runtime.device import rank, world_size
 from harness.runtime.evaluate import predict, worked_examples, write_predictions
@@ -39,6 +39,7 @@ from harness.runtime.models import (
 )
 from harness.runtime.scorer import Scorer
 from harness.runtime.scores import all_scores
+from harness.runtime.token_cache import TokenCache
 from harness.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ class Run:
             tokenizer = load_tokenizer(located, self.spec.model)
             base = Base(located, self.spec.model, str(self.device), self.spec.seed)
             model = strategy.load(base)
-            self.model_info = model_info(located, self.spec.model)
+            for note in base.notes:
+                self.events.notice(note)
+            self.model_info = model_info(located, self.spec.model, base.notes)
             self.data = self._data_info(task, splits)
         return base, tokenizer, model, splits
 
@@ -208,9 +211,10 @@ class Run:
         scoring = self.spec.task.scoring
         # Validation is tokenised only where a validation loss was asked for.
         asked = train.evaluation_steps is not None or train.early_stopping_patience is not None
+        cache = TokenCache(splits.source, self.events.notice)
         return (
-            encode_all(task, self._train_examples(splits), scoring, tokenizer, length),
-            encode_all(task, splits.validation if asked else (), scoring, tokenizer, length),
+            cache.encode_all(task, self._train_examples(splits), scoring, tokenizer, length),
+            cache.encode_all(task, splits.validation if asked else (), scoring, tokenizer, length),
         )
 
     def _measure_training(self, throughput: Throughput) -> None:

@@ -242,6 +242,28 @@ def test_the_same_seed_gives_the_same_run_and_another_another(make: Make) -> Non
     assert order[0] == order[1] != order[2]
 
 
+def test_what_one_run_kept_another_reads_with_the_same_result(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setenv("MEDTUNE_CACHE", str(tmp_path / "cache"))
+    first, second, third = (make("qlora", train={"max_steps": 2}) for _ in range(3))
+    notes = [run(folder).model.notes for folder in (first, second)]  # type: ignore[union-attr]
+    assert [note.split(", ")[0] for (note,) in notes] == [
+        "quantised weights kept in the cache",
+        "quantised weights read from the cache",
+    ]
+    assert [line["text"] for line in lines(second, "events") if line["event"] == "notice"] == list(notes[1])
+    assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
+    for name in ("TOKENS", "QUANTISED"):
+        monkeypatch.setenv(f"MEDTUNE_CACHE_{name}", "none")
+    assert run(third).model.notes == ()  # type: ignore[union-attr]
+    for folder in (second, third):
+        assert losses(folder) == losses(first)
+        assert predictions(folder) == predictions(first)
+        assert all(torch.equal(weights(folder)[name], w) for name, w in weights(first).items())
+
+
 def test_every_strategy_sees_the_same_batches(make: Make) -> None:
     folders = [make(name) for name in ("lora", "full", "prefix")]
     for folder in folders:

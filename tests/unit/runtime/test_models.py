@@ -17,6 +17,7 @@ from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
 from harness.errors import MissingDependencyError, UsageError
 from harness.runtime import gguf
+from harness.runtime.cache import weights_sha256
 from harness.runtime.models import (
     Base,
     Located,
@@ -24,7 +25,6 @@ from harness.runtime.models import (
     load_tokenizer,
     locate,
     model_info,
-    weights_sha256,
 )
 from harness.spec import ModelSpec
 
