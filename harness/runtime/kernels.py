@@ -36,6 +36,24 @@ def kernels(model: nn.Module, spec: RunSpec, device: torch.device) -> Iterator[N
             layer._compiled_call_impl = None
 
 
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """While open, bitsandbytes leaves the layout of four-bit weights alone.
+
+    On CPUs with AVX512-BF16 it repacks them in a forward pass without gradients, such as validation's,
+    for a product that has no backward pass, and uses that in training from then on.
+    """
+    switch = "support_avx512bf16_for_cpu"
+    layers = [module for module in model.modules() if getattr(module, switch, False)]
+    for layer in layers:
+        setattr(layer, switch, False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            setattr(layer, switch, True)
+
+
 def _layers_to_compile(model: nn.Module, spec: RunSpec) -> list[nn.Module]:
     """The repeated layers: compiled one by one they share one compilation, which takes seconds.
 
