@@ -49,6 +49,7 @@ class Setup:
     length: int | None = None
     engine: str = "plain"
     model: str = "smollm2-135m"
+    attention: str = "sdpa"
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -91,7 +92,7 @@ class TimedRun(RunCallback):
 
 def spec_of(setup: Setup, strategy: Strategy) -> RunSpec:
     return RunSpec(
-        model=ModelSpec(name=setup.model, dtype=setup.dtype),  # type: ignore[arg-type]
+        model=ModelSpec(name=setup.model, dtype=setup.dtype, attention=setup.attention),  # type: ignore[arg-type]
         strategy=StrategySpec(name=setup.strategy),
         task=TaskSpec(name="medqa", source=setup.data, scoring=setup.scoring),
         train=TrainSpec(

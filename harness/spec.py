@@ -31,8 +31,8 @@ class ModelSpec(Frozen):
     dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="of the frozen weights, and of autocast; float32 turns autocast off"
     )
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        "sdpa", description="attention implementation"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+        "sdpa", description="attention implementation; flex_attention trains on a GPU only"
     )
     max_length: int | None = Field(None, ge=8, description="tokens of context; default: the model's own")
 
@@ -68,7 +68,13 @@ class TrainSpec(Frozen):
     micro_batch_tokens: int = Field(
         4096,
         ge=16,
-        description="padded tokens a forward pass and process; a batch is split to fit, with the same gradient",
+        description="tokens a forward pass and process, with their padding; a batch is split to fit, with the same "
+        "gradient",
+    )
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="a pass is one row of its examples, without padding; auto: with flash_attention_2 and "
+        "flex_attention",
     )
     max_length: int = Field(
         1024, ge=16, description="tokens; a longer prompt loses its beginning, never its answer"

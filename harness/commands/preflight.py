@@ -21,6 +21,9 @@ def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
             needed.setdefault("deepspeed", f"strategy '{spec.strategy.name}' on the deepspeed engine")
         if spec.train.kernels == "liger":
             needed.setdefault("liger_kernel", "train.kernels=liger")
+        # transformers takes flash attention from the package kernels, too.
+        if spec.model.attention == "flash_attention_2" and not _is_installed("kernels"):
+            needed.setdefault("flash_attn", "model.attention=flash_attention_2")
     missing = {package: user for package, user in needed.items() if not _is_installed(package)}
     if not missing:
         return

@@ -12,6 +12,7 @@ from harness.record import RunRecord
 _LAST_RESORT = (
     "train.learning_rate",
     "train.micro_batch_tokens",
+    "train.packing",
     "train.gradient_checkpointing",
     "train.compile",
     "train.kernels",

@@ -106,6 +106,10 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
         if self._writes:
             self._steps_file.write_text("".join(kept), encoding="utf-8")
 
+    def notice(self, text: str) -> None:
+        """Something a user should know of this training, among the run's events."""
+        self._events.notice(text)
+
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self._step_started = time.perf_counter()
 

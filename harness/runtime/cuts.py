@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 def cheapest_cuts(
@@ -30,3 +30,21 @@ def cheapest_cuts(
         passes.append((begin[end], end))
         end = begin[end]
     return passes[::-1]
+
+
+def filled_rows(lengths: Mapping[int, int], budget: int) -> list[list[int]]:
+    """Indices of examples that share a row of at most `budget` tokens (or have one of their own).
+
+    First-fit decreasing: at most 11/9 of the fewest rows there can be, and one (Dosa 2007).
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
+        fitting = next((n for n, left in enumerate(room) if lengths[i] <= left), None)
+        if fitting is None:
+            rows.append([i])
+            room.append(budget - lengths[i])
+        else:
+            rows[fitting].append(i)
+            room[fitting] -= lengths[i]
+    return rows

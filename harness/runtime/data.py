@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import Example, Scoring, Task
 from harness.errors import DataError, UsageError
-from harness.runtime.cuts import cheapest_cuts
+from harness.runtime.cuts import cheapest_cuts, filled_rows
 
 IGNORED = -100
 
@@ -129,15 +129,18 @@ class Cut:
 
     A pass has at most `budget` of them (or one example); and because a further pass costs as much
     as `overhead` tokens (reading all weights, starting every operation), one is only made where it
-    saves more padding than that.
+    saves more padding than that. `packed` passes have no padding to save: there are as few as fit.
     """
 
     budget: int
-    overhead: int
+    overhead: int = 0
+    packed: bool = False
 
 
 def micro_batches(lengths: dict[int, int], cut: Cut) -> list[list[int]]:
     """Indices sorted by length and cut where that costs least: a function of the lengths alone."""
+    if cut.packed:
+        return filled_rows(lengths, cut.budget)
     order = sorted(lengths, key=lambda i: (-lengths[i], i))
     passes = cheapest_cuts(
         [lengths[i] for i in order], lambda width, rows: width * rows <= cut.budget, cut.overhead
@@ -163,6 +166,10 @@ class StepBatches(Sampler[list[list[int]]]):
         self._rank = rank
         self._world = world
         self._epoch = 0
+
+    @property
+    def packed(self) -> bool:
+        return self._cut.packed
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -190,19 +197,43 @@ class StepBatches(Sampler[list[list[int]]]):
 Batch = dict[str, torch.Tensor]
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+def collate(rows: Sequence[Row], pad_id: int, *, packed: bool = False) -> Batch:
     """Rows as right-padded `input_ids` and `labels`, both (B, T); `tokens` counts non-padding ones.
 
     Right padding needs no attention mask: a causal model's earlier positions never see it. An
     empty list gives one row of one token without labels, so that every process runs a forward.
+    `packed`: all in one row, see `_in_one_row`.
     """
+    if packed and rows:
+        return _in_one_row(rows)
     width = max((len(row.ids) for row in rows), default=1)
     ids = torch.full((max(len(rows), 1), width), pad_id, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         labels[i, row.answer_start : len(row.ids)] = ids[i, row.answer_start : len(row.ids)]
-    return {"input_ids": ids, "labels": labels, "tokens": torch.tensor(sum(len(row.ids) for row in rows))}
+    return {"input_ids": ids, "labels": labels, **_counts(rows)}
+
+
+def _in_one_row(rows: Sequence[Row]) -> Batch:
+    """Rows one after the other, (1, sum of lengths), with `position_ids` that start at 0 for each.
+
+    By these transformers tells the examples apart. No label stands at an example's first token, so
+    that it is never predicted from the example before.
+    """
+    ids = torch.tensor([[token for row in rows for token in row.ids]])
+    labels = torch.full_like(ids, IGNORED)
+    start = 0
+    for row in rows:
+        answer, end = start + row.answer_start, start + len(row.ids)
+        labels[0, answer:end] = ids[0, answer:end]
+        start = end
+    positions = torch.cat([torch.arange(len(row.ids)) for row in rows])[None]
+    return {"input_ids": ids, "labels": labels, "position_ids": positions, **_counts(rows)}
+
+
+def _counts(rows: Sequence[Row]) -> Batch:
+    return {"tokens": torch.tensor(sum(len(row.ids) for row in rows)), "examples": torch.tensor(len(rows))}
 
 
 class StepLoader(DataLoader[list[Batch]]):
@@ -214,7 +245,8 @@ class StepLoader(DataLoader[list[Batch]]):
 
     def __init__(self, rows: Sequence[Row], steps: StepBatches, pad_id: int) -> None:
         self._step_batches = steps
-        super().__init__(_MicroBatches(rows, pad_id), batch_sampler=steps, collate_fn=list)  # type: ignore[arg-type]
+        items = _MicroBatches(rows, pad_id, packed=steps.packed)
+        super().__init__(items, batch_sampler=steps, collate_fn=list)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
         self._step_batches.set_epoch(epoch)
@@ -223,9 +255,10 @@ class StepLoader(DataLoader[list[Batch]]):
 class _MicroBatches:
     """Makes a micro-batch of indices into one of tensors."""
 
-    def __init__(self, rows: Sequence[Row], pad_id: int) -> None:
+    def __init__(self, rows: Sequence[Row], pad_id: int, *, packed: bool) -> None:
         self._rows = rows
         self._pad_id = pad_id
+        self._packed = packed
 
     def __getitem__(self, micro: list[int]) -> Batch:
-        return collate([self._rows[i] for i in micro], self._pad_id)
+        return collate([self._rows[i] for i in micro], self._pad_id, packed=self._packed)

@@ -28,7 +28,7 @@ _GPU_TOKENS = 65_536
 """More makes no product of matrices faster."""
 
 # What models raise that do not take the masks, positions or caches given to them.
-_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
 
 
 class Likelihood:
@@ -130,7 +130,7 @@ class Likelihood:
                         pass
             except torch.OutOfMemoryError:
                 raise
-            except _REFUSALS:
+            except REFUSALS:
                 return False
             difference = sum(abs(found[pair][0] - apart[pair][0]) for pair in pairs) / (4 * len(pairs))
             # Nats a token. Rounding makes about 1e-6 in float32 and 0.01 to 0.05 in bfloat16.

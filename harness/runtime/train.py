@@ -21,6 +21,7 @@ from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trai
 from harness.runtime.data import IGNORED, Batch, Cut, Row, StepBatches, StepLoader, collate, micro_batches
 from harness.runtime.kernels import kernels
 from harness.runtime.models import autocast
+from harness.runtime.packing import packed_cut, refuse_untrainable
 from harness.runtime.positions import Positions, chosen_positions
 from harness.spec import RunSpec
 
@@ -41,18 +42,21 @@ def train_model(
     """Train `model` on rows[0], with validation losses on rows[1]; returns the (unwrapped) model.
 
     Goes on from the last complete checkpoint in `folder`. Raises NonFiniteLossError at the first
-    step whose loss is not a number.
+    step whose loss is not a number, UsageError for attention or packing that cannot be trained with.
     """
     train_rows, validation_rows = rows
     plan = callback.plan
+    arguments = training_arguments(spec, plan, folder)
+    refuse_untrainable(spec, arguments.device)
     trainer = StepTrainer(
         model=model,
-        args=training_arguments(spec, plan, folder),
+        args=arguments,
         strategy=strategy,
         spec=spec,
         train_rows=train_rows,
         validation_rows=validation_rows,
         pad_id=int(tokenizer.pad_token_id or 0),
+        cut=packed_cut(model, spec, arguments.device, callback.notice) or padded_cut(spec, arguments.device),
         callback=callback,
     )
     if spec.train.early_stopping_patience is not None and plan.evaluation_steps is not None:
@@ -62,6 +66,12 @@ def train_model(
         trainer.positions = positions
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.trained_model()
+
+
+def padded_cut(spec: RunSpec, device: torch.device) -> Cut:
+    budget = spec.train.micro_batch_tokens
+    # On a GPU a pass of a small batch takes as long as starting its kernels: as few as will fit.
+    return Cut(budget, CPU_PASS_TOKENS if device.type == "cpu" else budget)
 
 
 class StepTrainer(Trainer):  # type: ignore[misc]
@@ -82,6 +92,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         train_rows: Sequence[Row],
         validation_rows: Sequence[Row],
         pad_id: int,
+        cut: Cut,
         callback: RunCallback,
         **kwargs: Any,
     ) -> None:
@@ -96,6 +107,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self._spec = spec
         self._validation_rows = validation_rows
         self._pad_id = pad_id
+        self._cut = cut
         self._callback = callback
         self.positions: Positions | None = None
         # The position hook keeps N logits of B x T, so a loss computed by the model would be wrong.
@@ -169,12 +181,11 @@ class StepTrainer(Trainer):  # type: ignore[misc]
 
     def _counts(self, inputs: list[Batch]) -> tuple[int, int, int]:
         """Answer tokens, tokens and examples of a step, over all processes; batches are on the host."""
-        labelled = [micro["labels"] != IGNORED for micro in inputs]
         counts = torch.tensor(
             [
-                sum(int(own.sum()) for own in labelled),
+                sum(int((micro["labels"] != IGNORED).sum()) for micro in inputs),
                 sum(int(micro["tokens"]) for micro in inputs),
-                sum(int(own.any(dim=1).sum()) for own in labelled),
+                sum(int(micro["examples"]) for micro in inputs),
             ]
         )
         if self.args.world_size > 1:  # alone, nothing need go to the device and back
@@ -203,12 +214,14 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         if empty:  # a process without examples in this step: a forward for the collectives, weight 0
             rows = columns = torch.zeros(1, dtype=torch.long)
         targets = torch.zeros_like(rows) if empty else labels[rows, columns + 1]
-        ids, rows, columns, targets = (
-            tensor.to(self.args.device) for tensor in (micro["input_ids"], rows, columns, targets)
-        )
-        self.positions.choose(rows, columns, ids.shape[1])
-        with autocast(ids.device, self._spec.model.dtype):
-            logits = model(input_ids=ids, use_cache=False).logits  # (N, V)
+        rows, columns, targets = (tensor.to(self.args.device) for tensor in (rows, columns, targets))
+        # Packed rows have position ids too; padded ones leave them to the model.
+        inputs = {
+            name: micro[name].to(self.args.device) for name in ("input_ids", "position_ids") if name in micro
+        }
+        self.positions.choose(rows, columns, labels.shape[1])
+        with autocast(self.args.device, self._spec.model.dtype):
+            logits = model(**inputs, use_cache=False).logits  # (N, V)
         nll = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
         return nll * 0 if empty else nll
 
@@ -221,7 +234,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         # Every process scores every row: collectives stay in step, and nothing is gathered.
         with torch.no_grad():
             for micro in micro_batches({i: len(r.ids) for i, r in enumerate(rows)}, self._cut):
-                batch = collate([rows[i] for i in micro], self._pad_id)
+                batch = collate([rows[i] for i in micro], self._pad_id, packed=self._cut.packed)
                 totals[0] += self._nll(model, batch).double()
                 totals[1] += (batch["labels"] != IGNORED).sum().to(totals.device)
         model.train()
@@ -229,13 +242,6 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self._callback.after_validation(self.state.global_step, metrics["eval_loss"])
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    @property
-    def _cut(self) -> Cut:
-        budget = self._spec.train.micro_batch_tokens
-        on_cpu = self.args.device.type == "cpu"
-        # On a GPU a pass of a small batch takes as long as starting its kernels: as few as will fit.
-        return Cut(budget, CPU_PASS_TOKENS if on_cpu else budget)
 
     def trained_model(self) -> nn.Module:
         """The model without the engine's wrapping."""

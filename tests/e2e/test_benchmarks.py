@@ -41,13 +41,17 @@ def test_losses_are_those_of_trainer_and_peft(row: str, tiny_model_dir: Path) ->
 def test_the_gpu_table_works_on_a_tiny_shape(strategy: str) -> None:
     if strategy == "qlora":
         pytest.importorskip("bitsandbytes")
-    (found,) = rows_of(
+    kinds = ("equal", "packed") if strategy == "lora" else ("equal",)
+    found = rows_of(
         "training_gpu.py", "--shape", "tiny", "--strategies", strategy, "--lengths", "32", "--steps", "3",
-        "--step-tokens", "64",
+        "--step-tokens", "64", "--rows", ",".join(kinds),
     )  # fmt: skip
-    assert (found["strategy"], found["length"], found["batch"]) == (strategy, 32, 2)
-    assert found["tokens_per_second"] > 0
-    assert 0 < found["used"] < 1
+    assert [row["rows"] for row in found] == list(kinds)
+    for row in found:
+        assert (row["strategy"], row["length"]) == (strategy, 32)
+        assert row["batch"] == (2 if row["rows"] == "equal" else 3)
+        assert row["tokens_per_second"] > 0
+        assert 0 < row["used"] < 1
 
 
 def test_the_gpu_table_of_scoring_works_on_a_tiny_shape(tiny_model_dir: Path) -> None:

@@ -443,6 +443,7 @@ KILLED: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix": ("prefix", {}),
     "prefix-projection": ("prefix", {"settings": {"num_virtual_tokens": 4, "projection": True}}),
     "early": ("lora", {"train": {"early_stopping_patience": 3, "evaluation_steps": 2}}),
+    "packed": ("lora", {"settings": {"r": 4, "dropout": 0.1}, "train": {"packing": "on"}}),
 }
 """Checkpoints at 2, 4, 6, 8; an epoch is 5 steps, so that 4 is inside one; killed after step 7 of 9."""
 
@@ -540,10 +541,14 @@ def assert_repeats(folder: Path, expected: Path) -> None:
         torch.testing.assert_close(weight, theirs[name], atol=2e-3, rtol=1e-2)
 
 
+ZERO3 = {"name": "deepspeed", "zero_stage": 3}
+PACKED = {"packing": "on"}  # what it trains is what padded rows do
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain": ("lora", {"name": "plain"}),
-    "zero3": ("full", {"name": "deepspeed", "zero_stage": 3}),
-    "zero3-lora": ("lora", {"name": "deepspeed", "zero_stage": 3}),
+    "plain": ("lora", {}),
+    "plain-packed": ("lora", {"train": PACKED}),
+    "zero3": ("full", {"engine": ZERO3}),
+    "zero3-lora": ("lora", {"engine": ZERO3}),
+    "zero3-packed": ("full", {"engine": ZERO3, "train": PACKED}),
 }
 
 
@@ -551,11 +556,12 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
 def two_processes(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("two")
     usable = {
-        name: own for name, own in ENGINES.items() if name == "plain" or importlib.util.find_spec("deepspeed")
+        name: own
+        for name, own in ENGINES.items()
+        if "engine" not in own[1] or importlib.util.find_spec("deepspeed")
     }
     folders = {
-        name: make_run(root, tiny_model_dir, strategy, engine=engine)
-        for name, (strategy, engine) in usable.items()
+        name: make_run(root, tiny_model_dir, strategy, **more) for name, (strategy, more) in usable.items()
     }
     program("pairs", *map(str, folders.values()))
     return folders

@@ -138,6 +138,17 @@ def test_missing_liger_is_found_before_any_run_starts(cli):
     assert "pip install 'medtune[liger]'" in err
 
 
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) for name in ("flash_attn", "kernels")),
+    reason="flash attention is here",
+)
+def test_missing_flash_attention_is_found_before_any_run_starts(cli):
+    code, _, err = cli(*STUB, "--set", "model.attention=flash_attention_2")
+    assert code == 3
+    assert "model.attention=flash_attention_2 needs flash_attn" in err
+    assert "pip install flash_attn" in err
+
+
 def test_bad_data_is_found_before_any_run_starts(cli, tmp_path):
     data = tmp_path / "data"
     data.mkdir()

@@ -120,12 +120,12 @@ class Trained:
         return {line["step"]: line["validation_loss"] for line in self.lines if "validation_loss" in line}
 
 
-def spec_of(dtype: str = "float32", seed: int = 0, **train: Any) -> RunSpec:
+def spec_of(dtype: str = "float32", seed: int = 0, attention: str = "sdpa", **train: Any) -> RunSpec:
     """A spec with 6 steps of 8 examples, unless `train` says otherwise."""
     settings = {"learning_rate": 3e-3, "max_steps": 6, "batch_size": 8, "max_length": 64, **train}
     return RunSpec.model_validate(
         {
-            "model": ModelSpec(name="tiny", dtype=dtype),  # type: ignore[arg-type]
+            "model": ModelSpec(name="tiny", dtype=dtype, attention=attention),  # type: ignore[arg-type]
             "strategy": StrategySpec(name="any"),
             "task": TaskSpec(name="toy"),
             "train": TrainSpec(**settings),
@@ -152,7 +152,9 @@ def run_training(
 
     made = 0
 
-    def adapted(strategy: Strategy, dtype: str, seed: int) -> Any:
+    def adapted(
+        strategy: Strategy, dtype: str, seed: int, base: Path = tiny_model_dir, attention: str = "sdpa"
+    ) -> Any:
         class Loader:
             device = "cpu"
 
@@ -161,7 +163,10 @@ def run_training(
 
             def load(self, *, dtype: str | None = None, quantization: Any = None) -> Any:
                 return AutoModelForCausalLM.from_pretrained(
-                    tiny_model_dir, dtype=dtype or self.dtype, quantization_config=quantization
+                    base,
+                    dtype=dtype or self.dtype,
+                    quantization_config=quantization,
+                    attn_implementation=attention,
                 )
 
         model = strategy.load(Loader())
@@ -176,13 +181,15 @@ def run_training(
         folder: Path | None = None,
         dtype: str = "float32",
         seed: int = 0,
+        base: Path = tiny_model_dir,
+        attention: str = "sdpa",
         **train: Any,
     ) -> Trained:
         nonlocal made
         made += 1
         folder = folder or tmp_path / f"run{made}"
         folder.mkdir(exist_ok=True)
-        spec = spec_of(dtype, seed, **train)
+        spec = spec_of(dtype, seed, attention, **train)
         both = (train_rows if train_rows is not None else rows, validation_rows or [])
         plan = Plan.of(spec, len(both[0]), len(both[1]))
         callback = RunCallback(
@@ -194,7 +201,7 @@ def run_training(
             device=torch.device("cpu"),
         )
         callback.resume(last_checkpoint(folder / "checkpoints"))
-        model = adapted(strategy, dtype, seed)
+        model = adapted(strategy, dtype, seed, base, attention)
         model = train_model(model, strategy, spec, both, tokenizer, folder / "checkpoints", callback)
         lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
         return Trained(model, folder, callback.throughput, lines)
