@@ -19,7 +19,7 @@ from harness.runtime.arguments import training_arguments
 from harness.runtime.callbacks import RunCallback, StepFigures
 from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
 from harness.runtime.data import IGNORED, Batch, Cut, Row, StepBatches, StepLoader, collate, micro_batches
-from harness.runtime.kernels import kernels
+from harness.runtime.kernels import differentiable, kernels
 from harness.runtime.models import autocast
 from harness.runtime.packing import packed_cut, refuse_untrainable
 from harness.runtime.positions import Positions, chosen_positions
@@ -48,6 +48,8 @@ def train_model(
     plan = callback.plan
     arguments = training_arguments(spec, plan, folder)
     refuse_untrainable(spec, arguments.device)
+    with differentiable(model):
+        packed = packed_cut(model, spec, arguments.device, callback.notice)
     trainer = StepTrainer(
         model=model,
         args=arguments,
@@ -56,13 +58,17 @@ def train_model(
         train_rows=train_rows,
         validation_rows=validation_rows,
         pad_id=int(tokenizer.pad_token_id or 0),
-        cut=packed_cut(model, spec, arguments.device, callback.notice) or padded_cut(spec, arguments.device),
+        cut=packed or padded_cut(spec, arguments.device),
         callback=callback,
     )
     if spec.train.early_stopping_patience is not None and plan.evaluation_steps is not None:
         trainer.add_callback(EarlyStoppingCallback(spec.train.early_stopping_patience))
     checkpoint = last_checkpoint(folder)
-    with kernels(trainer.model, spec, trainer.args.device), chosen_positions(trainer.model) as positions:
+    with (
+        differentiable(model),
+        kernels(trainer.model, spec, arguments.device),
+        chosen_positions(trainer.model) as positions,
+    ):
         trainer.positions = positions
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trainer.trained_model()

@@ -251,10 +251,16 @@ def test_the_validation_loss_is_the_models_own(
     assert found.validation[3] > found.validation[6]
 
 
-def test_validation_does_not_change_the_training(run_training: Train, rows: list[Row]) -> None:
-    strategy = Lora(r=4, dropout=0.2)
-    plain = run_training(strategy)
-    watched = run_training(strategy, validation_rows=rows[:8], evaluation_steps=1)
+@pytest.mark.parametrize(
+    ("strategy", "dtype"), [(Lora(r=4, dropout=0.2), "float32"), (QLora(r=4), "bfloat16")], ids=str
+)
+def test_validation_does_not_change_the_training(
+    strategy: Strategy, dtype: str, run_training: Train, rows: list[Row]
+) -> None:
+    if strategy.name == "qlora":
+        pytest.importorskip("bitsandbytes")
+    plain = run_training(strategy, dtype=dtype)
+    watched = run_training(strategy, dtype=dtype, validation_rows=rows[:8], evaluation_steps=1)
     assert watched.losses == plain.losses
 
 
