@@ -21,10 +21,11 @@ TEXT = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Warnings are errors; these are of libraries, about themselves, and not ours to mend."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # Started in the background of a shell, where Ctrl-C is ignored, and so in every child: the
-        # tests of Ctrl-C would wait for ever.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Started in the background of a shell, or by nohup, where these are ignored, and so in every child:
+    # the tests of Ctrl-C and of a closed terminal would wait for ever.
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
     for line in (
         # PEFT asks transformers for an attribute that transformers has renamed.
         "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",

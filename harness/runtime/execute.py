@@ -82,6 +82,10 @@ def _cause(folder: Path, own: Failure) -> Failure:
 
 
 def _interrupt(signum: int, frame: Any) -> None:
+    """Once: a second signal would keep the record from being written. The death of a launcher with
+    several threads is told twice.
+    """
+    signal.signal(signum, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
