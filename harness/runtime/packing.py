@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from harness.errors import UsageError
-from harness.runtime.data import IGNORED, Batch, Cut, Row, collate
+from harness.runtime.data import Cut, Row, collate
 from harness.runtime.kept import is_prompt_learning
 from harness.runtime.likelihood import REFUSALS
-from harness.runtime.models import autocast, context_length
-from harness.runtime.positions import Positions, base_model, chosen_positions
+from harness.runtime.losses import answer_losses
+from harness.runtime.models import context_length
+from harness.runtime.positions import base_model, chosen_positions
 from harness.spec import ModelSpec, RunSpec
 
 SKIPPING = ("flash_attention_2", "flex_attention")
@@ -95,7 +96,8 @@ def _examples_are_apart(model: nn.Module, spec: RunSpec, device: torch.device) -
             batch = collate(rows, 0, packed=True)
             if not told:
                 del batch["position_ids"]
-            return _losses(model, batch, positions, spec, device).view(len(rows), -1)  # (rows, L - 1)
+            found = answer_losses(model, batch, positions, device, spec.model.dtype, "none")
+            return found.view(len(rows), -1)  # (rows, L - 1)
 
         plain = losses(one, other, told=False)
         behind_one = losses(one, other)
@@ -114,20 +116,6 @@ def _examples_are_apart(model: nn.Module, spec: RunSpec, device: torch.device) -
     change = apart(behind_one[0], plain[0])
     exact = spec.model.dtype == "float32"
     return leak <= 1e-4 * untold and shift <= 0.05 * untold and change <= (1e-3 if exact else 0.1)
-
-
-def _losses(
-    model: nn.Module, batch: Batch, positions: Positions, spec: RunSpec, device: torch.device
-) -> torch.Tensor:
-    """Negative log-likelihood of each labelled token, in order."""
-    labels = batch["labels"]  # (1, T)
-    rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    positions.choose(rows.to(device), columns.to(device), labels.shape[1])
-    inputs = {name: batch[name].to(device) for name in ("input_ids", "position_ids") if name in batch}
-    with autocast(device, spec.model.dtype):
-        logits = model(**inputs, use_cache=False).logits  # (N, V)
-    targets = labels[rows, columns + 1].to(device)
-    return nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 @contextlib.contextmanager

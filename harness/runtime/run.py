@@ -20,7 +20,7 @@ from harness.errors import UsageError
 from harness.record import Cost, DataInfo, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.counting import count_parameters
-from harness.runtime.data import Row, check_choices, data_fingerprint, set_seed, shuffled
+from harness.runtime.data import Row, check_choices, data_fingerprint, set_seed, shuffled, text_pairs
 from harness.runtime.deepspeed import prepare, whole_model
 from harness.runtime.device import rank, world_size
 from harness.runtime.evaluate import predict, worked_examples, write_predictions
@@ -212,10 +212,11 @@ class Run:
         # Validation is tokenised only where a validation loss was asked for.
         asked = train.evaluation_steps is not None or train.early_stopping_patience is not None
         cache = TokenCache(splits.source, self.events.notice)
-        return (
-            cache.encode_all(task, self._train_examples(splits), scoring, tokenizer, length),
-            cache.encode_all(task, splits.validation if asked else (), scoring, tokenizer, length),
+        rows, validation = (
+            cache.encode_pairs(text_pairs(task, examples, scoring), tokenizer, length)
+            for examples in (self._train_examples(splits), splits.validation if asked else ())
         )
+        return rows, validation
 
     def _measure_training(self, throughput: Throughput) -> None:
         self.resumed = throughput.resumed
@@ -243,7 +244,6 @@ class Run:
     def _evaluate(
         self, model: nn.Module, task: Task, tokenizer: PreTrainedTokenizerBase, splits: Splits
     ) -> None:
-
         test, settings = self._test(splits), self.spec.task
         dtype = "float32" if one_dtype(model) else self.spec.model.dtype
         scorer = Scorer(

@@ -21,9 +21,8 @@ import numpy as np
 import safetensors.numpy
 from transformers import PreTrainedTokenizerBase
 
-from harness.contracts import Example, Scoring, Task
 from harness.runtime.cache import cache_root, forget_unused, mark_used, may_keep, private_folder
-from harness.runtime.data import Row, encode_pairs, text_pairs
+from harness.runtime.data import Row, encode_pairs
 from harness.runtime.device import rank
 
 VARIABLE = "MEDTUNE_CACHE_TOKENS"
@@ -39,16 +38,10 @@ class TokenCache:
         self._keep = may_keep(VARIABLE, "public", source)
         self._notice = notice
 
-    def encode_all(
-        self,
-        task: Task,
-        examples: Sequence[Example],
-        scoring: Scoring,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> list[Row]:
-        """`harness.runtime.data.encode_all`, from disk where an earlier run left it."""
-        pairs = text_pairs(task, examples, scoring)
+        """`harness.runtime.data.encode_pairs`, from disk where an earlier run left it."""
         # A tokenizer written in Python does not show all that it does, so nothing of it is kept.
         if not (pairs and self._keep and tokenizer.is_fast):
             return encode_pairs(tokenizer, pairs, max_length)

@@ -1,7 +1,4 @@
-"""Training: transformers.Trainer with our batches, our loss positions and the strategy's optimiser.
-
-Legend: B rows of a micro-batch, T tokens, V vocabulary, N answer tokens.
-"""
+"""Training: transformers.Trainer with our batches, our loss positions and the strategy's optimiser."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from harness.runtime.callbacks import RunCallback, StepFigures
 from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
 from harness.runtime.data import IGNORED, Batch, Cut, Row, StepBatches, StepLoader, collate, micro_batches
 from harness.runtime.kernels import differentiable, kernels
-from harness.runtime.models import autocast
+from harness.runtime.losses import answer_losses
 from harness.runtime.packing import packed_cut, refuse_untrainable
 from harness.runtime.positions import Positions, chosen_positions
 from harness.spec import RunSpec
@@ -211,25 +208,9 @@ class StepTrainer(Trainer):  # type: ignore[misc]
 
     def _nll(self, model: nn.Module, micro: Batch) -> torch.Tensor:
         """Summed negative log-likelihood of a micro-batch's answer tokens, a scalar in float32."""
-        # Places and targets are found on the host: on a GPU `nonzero` would wait for all queued work.
-        labels = micro["labels"]  # (B, T)
-        rows, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)  # (N,), (N,)
         if self.positions is None:
             raise RuntimeError("training outside train_model: the positions hook is not installed")
-        empty = rows.numel() == 0
-        if empty:  # a process without examples in this step: a forward for the collectives, weight 0
-            rows = columns = torch.zeros(1, dtype=torch.long)
-        targets = torch.zeros_like(rows) if empty else labels[rows, columns + 1]
-        rows, columns, targets = (tensor.to(self.args.device) for tensor in (rows, columns, targets))
-        # Packed rows have position ids too; padded ones leave them to the model.
-        inputs = {
-            name: micro[name].to(self.args.device) for name in ("input_ids", "position_ids") if name in micro
-        }
-        self.positions.choose(rows, columns, labels.shape[1])
-        with autocast(self.args.device, self._spec.model.dtype):
-            logits = model(**inputs, use_cache=False).logits  # (N, V)
-        nll = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-        return nll * 0 if empty else nll
+        return answer_losses(model, micro, self.positions, self.args.device, self._spec.model.dtype)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation loss: mean negative log-likelihood an answer token, over all processes."""

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example, Metric, Scoring, Splits, Strategy, Task
+from harness.runtime import quantised, token_cache
 from harness.runtime.arguments import Plan
 from harness.runtime.callbacks import RunCallback, Throughput
 from harness.runtime.checkpoints import last_checkpoint
@@ -41,6 +42,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What medtune keeps on disk: a folder of the test's own, with nothing said about whose data may be kept."""
+    monkeypatch.setenv("MEDTUNE_CACHE", str(tmp_path / "cache"))
+    for variable in (token_cache.VARIABLE, quantised.VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path / "cache"
 
 
 class Toy(Task):

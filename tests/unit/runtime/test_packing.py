@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from peft import AdaptionPromptConfig, LoraConfig, PromptTuningConfig, get_peft_model
+from tiny import SIZE
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.contracts import Strategy
@@ -38,15 +39,6 @@ needs_compiler = pytest.mark.skipif(
 
 Train = Callable[..., Any]
 CPU = torch.device("cpu")
-SIZE = {
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 128,
-    "max_position_embeddings": 512,
-}
 WINDOW = {**SIZE, "head_dim": 16, "sliding_window": 16}  # shorter than most rows
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", SIZE),

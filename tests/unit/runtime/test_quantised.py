@@ -26,6 +26,7 @@ from harness.spec import ModelSpec
 from strategies.qlora import QLora
 
 pytest.importorskip("bitsandbytes")
+pytestmark = pytest.mark.usefixtures("cache")
 
 KEPT = "quantised weights kept in the cache, which loading counts; later runs read them from there"
 READ = "quantised weights read from the cache"
@@ -34,13 +35,6 @@ ALL_QLORAS = [
     QLora(r=4, double_quantization=False, quant_type="fp4", compute_dtype="float32"),
     QLora(r=4, quant_storage="bfloat16", compute_dtype="float16"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MEDTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(VARIABLE, raising=False)
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from tiny import SIZE
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -29,15 +30,6 @@ from harness.runtime.evaluate import predict, worked_examples
 from harness.runtime.rows import batches, packed_rows
 from harness.runtime.scorer import Scorer
 
-SIZE = {
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 128,
-    "max_position_embeddings": 512,
-}
 GPT2 = {"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
     # name: (architecture, configuration, whether options may share their prompt's row)

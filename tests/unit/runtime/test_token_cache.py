@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.contracts import DataSource, Example
 from harness.errors import UsageError
 from harness.runtime import token_cache
-from harness.runtime.data import Row, encode_all, encode_pairs
+from harness.runtime.data import Row, encode_all, encode_pairs, text_pairs
 from harness.runtime.token_cache import VARIABLE, TokenCache
 from tasks.medqa import MedQA
 
@@ -32,11 +32,7 @@ ODD = (
 )
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MEDTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(VARIABLE, raising=False)
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -60,7 +56,8 @@ def go(toy: Any, examples: Callable[..., tuple[Example, ...]], tokenizer: Any) -
     def encode(source: str = "hub", **changes: Any) -> list[Row]:
         asked = {"task": toy, "examples": examples(5), "scoring": "cloze", "tokenizer": tokenizer}
         asked |= {"max_length": 64, **changes}
-        rows = TokenCache(source, notices.append).encode_all(**asked)
+        pairs = text_pairs(asked["task"], asked["examples"], asked["scoring"])
+        rows = TokenCache(source, notices.append).encode_pairs(pairs, asked["tokenizer"], asked["max_length"])
         assert rows == encode_all(**asked)
         return rows
 
@@ -265,8 +262,10 @@ def test_many_at_once(toy: Any, examples: Any, tokenizer: Any, cache: Path) -> N
     def go(seed: int) -> None:
         own = copy.deepcopy(tokenizer)  # one that is used by two threads at once raises
         for n in range(10):
-            asked = (toy, examples(40, start=(seed + n) % 3), "letter", own, 64)
-            assert TokenCache("sample", notices.append).encode_all(*asked) == encode_all(*asked)
+            asked = (text_pairs(toy, examples(40, start=(seed + n) % 3), "letter"), own, 64)
+            assert TokenCache("sample", notices.append).encode_pairs(*asked) == encode_pairs(
+                own, asked[0], 64
+            )
             if n % 4 == 3:
                 for file in files(cache):
                     file.unlink(missing_ok=True)
