@@ -18,8 +18,9 @@ help:
 demo: $(READY)
 	$(BIN)/python -m harness run --strategy zero-shot,qlora --task medqa --data sample
 
+# Two processes of one thread: half of the time is imports, which one process does one after the other.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
+    # pytest-xdist tells its processes the terminal's width so; a report would be laid out for it.
+    os.environ.pop("COLUMNS", None)
     for line in (
         # PEFT asks transformers for an attribute that transformers has renamed.
         "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
