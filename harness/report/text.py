@@ -42,7 +42,11 @@ def interval(score: Score | None) -> str:
 
 
 def number(value: float | None, unit: float = 1, digits: int = 0) -> str:
-    return MISSING if value is None else f"{value / unit:,.{digits}f}"
+    """With `digits` behind the point, and more where something measured would be rounded to nothing."""
+    if value is None:
+        return MISSING
+    shown = f"{value / unit:,.{digits}f}"
+    return shown if value == 0 or shown.strip("-0.,") else f"{value / unit:.1g}"
 
 
 def small_percent(value: float | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
 from harness.report.rows import grouped, row_of, title_of
-from harness.report.text import COLUMNS, interval, print_runs, small_percent
+from harness.report.text import COLUMNS, interval, number, print_runs, small_percent
 
 WIDTHS = (80, 100, 160)
 GPU = 12 * 2**30
@@ -138,6 +138,21 @@ def test_numbers():
     assert [small_percent(v) for v in (None, 0.0, 0.00012, 0.0034, 0.25, 1.0)] == [
         "-", "0.0", "0.012", "0.34", "25.0", "100.0",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"),
+        (0, "0.00"),
+        (0.004, "0.004"),
+        (-0.0042, "-0.004"),
+        (0.005, "0.01"),
+        (12345.678, "12,345.68"),
+    ],
+)
+def test_what_was_measured_is_never_shown_as_nothing(value, shown):
+    assert number(value, digits=2) == shown
 
 
 def test_nothing_to_show():
