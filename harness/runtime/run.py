@@ -213,7 +213,7 @@ class Run:
         asked = train.evaluation_steps is not None or train.early_stopping_patience is not None
         cache = TokenCache(splits.source, self.events.notice)
         rows, validation = (
-            cache.encode_pairs(text_pairs(task, examples, scoring), tokenizer, length)
+            cache.encode_pairs(tokenizer, text_pairs(task, examples, scoring), length)
             for examples in (self._train_examples(splits), splits.validation if asked else ())
         )
         return rows, validation

@@ -39,7 +39,7 @@ class TokenCache:
         self._notice = notice
 
     def encode_pairs(
-        self, pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+        self, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], max_length: int
     ) -> list[Row]:
         """`harness.runtime.data.encode_pairs`, from disk where an earlier run left it."""
         # A tokenizer written in Python does not show all that it does, so nothing of it is kept.
