@@ -2,7 +2,6 @@
 
     python benchmarks/scoring.py [--data DIR] [--items 200] [--dtype bfloat16] [--rows NAME,...]
     python benchmarks/scoring.py --data DIR --dtype float32 --items 0     all items, exact: the same choices
-    python benchmarks/scoring.py --memory                                 1,000 and 10,000 items, host memory
 
 Each side in a process of its own, one after the other: the same model, items and precision; ours in the
 environment that `run` gives to its processes, HFLM's as the user's shell has it. The clock runs over everything from texts to predictions. `of peak`: model FLOPs a second of ours (padding not
@@ -189,54 +188,6 @@ def run_side(name: str, row: str, asked: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def memory(asked: argparse.Namespace) -> None:
-    """Peak host memory beyond the loaded model, for few and for many items; a tiny model's, so that it
-    is the items' own.
-    """
-    for items in (1_000, 10_000):
-        asked.items = items
-        found = run_side("memory", "medqa-cloze", asked)
-        print(f"{items:6} items: {found['grown_bytes'] / 2**20:.0f} MiB over the loaded model", flush=True)
-
-
-def memory_side(items: int) -> None:
-    import dataclasses
-
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from harness.contracts import DataSource
-    from harness.registry import load_registry
-    from harness.runtime.evaluate import predict
-    from harness.runtime.meter import host_memory_bytes
-    from harness.runtime.models import load_tokenizer, locate
-    from harness.runtime.scorer import Scorer
-    from harness.spec import ModelSpec
-
-    spec = ModelSpec()
-    tokenizer = load_tokenizer(locate(spec), spec)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=2048,
-        )
-    )  # fmt: skip
-    task = load_registry().task("medqa")()
-    some = task.load(DataSource.parse("sample")).test
-    scorer = Scorer(model, tokenizer, max_length=2048)
-    predict(scorer, task, some, [], "cloze")
-    test = [  # no two alike: equal requests are computed once
-        dataclasses.replace(own, id=str(i), question=f"Case {i}. {own.question}")
-        for i in range(items)
-        for own in [some[i % len(some)]]
-    ]
-    before = host_memory_bytes() or 0
-    predictions, _ = predict(scorer, task, test, [], "cloze")
-    assert len(predictions) == items
-    print(json.dumps({"grown_bytes": (host_peak_bytes() or 0) - before}))
-
-
 def compare(row: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Both sides of one row."""
     ours, peer = run_side("ours", row, asked), run_side("hflm", row, asked)
@@ -274,20 +225,13 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--batch-tokens", type=int, default=0, help="default: found by itself")
     parser.add_argument("--peer-batch", type=int, help="HFLM's batch size; default: the fastest of some")
-    parser.add_argument("--memory", action="store_true", help="only: how host memory grows with the items")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each row")
-    parser.add_argument("--side", choices=["ours", "hflm", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["ours", "hflm"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if unknown := set(asked.rows.split(",")) - set(ROWS):
         parser.error(f"unknown rows {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    if asked.side == "memory":
-        memory_side(asked.items)
-        return
     if asked.side:
         side(asked)
-        return
-    if asked.memory:
-        memory(asked)
         return
     for name in asked.rows.split(","):
         found = compare(name, asked)

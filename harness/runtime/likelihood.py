@@ -27,6 +27,10 @@ _CPU_TOKENS_BESIDE = 1024
 _GPU_TOKENS = 65_536
 """More makes no product of matrices faster."""
 
+_CPU_LOGITS = 64 * 2**20
+_GPU_LOGITS = 2**30
+"""Bytes of one pass's logits: with a large vocabulary they are most of what scoring needs."""
+
 # What models raise that do not take the masks, positions or caches given to them.
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
 
@@ -52,6 +56,9 @@ class Likelihood:
         self.open = self._passes.open
         self.workers = 1
         self.batch_tokens = batch_tokens or fitting_tokens(model, self._passes.device)
+        vocabulary = len(base_model(model).get_input_embeddings().weight)
+        room = _GPU_LOGITS if self._passes.device.type == "cuda" else _CPU_LOGITS
+        self._scored = max(1, room // (4 * vocabulary))
         self.forward_seconds = 0.0
         self.branching = self.keeping = False
         self._limit = row_limit(model)
@@ -167,7 +174,7 @@ class Likelihood:
     def _batch_by_batch(self, rows: list[PackedRow], kept: Kept | None, answers: Answers) -> Iterator[int]:
         """Fills `answers`; yields the number of rows after every forward pass."""
         before = kept.length if kept else 0
-        waiting = batches(rows, self.batch_tokens, before)
+        waiting = batches(rows, self.batch_tokens, before, self._scored)
         started = time.perf_counter()
         if self.workers > 1:
             passes = side_by_side(lambda batch: self._passes.answers(batch, kept), waiting, self.workers)
@@ -189,7 +196,7 @@ class Likelihood:
             except torch.OutOfMemoryError:
                 self._halve(len(batch))
                 left = [row for later in (batch, *waiting) for row in later]
-                waiting = batches(left, self.batch_tokens, kept.length if kept else 0)
+                waiting = batches(left, self.batch_tokens, kept.length if kept else 0, self._scored)
                 continue
             yield batch, found
 

@@ -16,6 +16,9 @@ from harness.runtime.kept import Kept, is_prompt_learning, virtual_tokens
 from harness.runtime.positions import Positions, base_model, chosen_positions, float32_head
 from harness.runtime.rows import Ids, PackedRow, attention_mask
 
+_PARTS = 16
+"""Into which a pass's logits are divided to be summed up, which makes a copy of each part."""
+
 Answer = tuple[float, bool]
 Answers = dict[tuple[Ids, Ids], Answer]
 
@@ -137,8 +140,9 @@ def _token_scores(
     """Log-probability (float64, on the CPU) and greedy match of each target token at its line."""
     line = torch.tensor(lines, device=logits.device)
     target = torch.tensor(targets, device=logits.device)
-    logits = logits.float()
-    normaliser = logits.logsumexp(dim=-1)  # (N,)
-    logprobs = logits[line, target] - normaliser[line]
-    greedy = logits.argmax(dim=-1)[line] == target
+    parts = logits.chunk(_PARTS)
+    normaliser = torch.cat([part.float().logsumexp(dim=-1) for part in parts])  # (N,)
+    best = torch.cat([part.argmax(dim=-1) for part in parts])  # (N,)
+    logprobs = logits[line, target].float() - normaliser[line]
+    greedy = best[line] == target
     return logprobs.double().cpu(), greedy.cpu()

@@ -11,7 +11,7 @@ Legend: B rows, T tokens of a row, P tokens computed before (kept keys and value
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -59,6 +59,11 @@ class PackedRow:
     def length(self) -> int:
         """Tokens fed to the model."""
         return self.prompt_length + sum(len(branch.continuation) - 1 for branch in self.branches)
+
+    @property
+    def scored(self) -> int:
+        """Positions whose logits are read: the prompt's last, and each branch's tokens."""
+        return 1 + self.length - self.prompt_length
 
     @property
     def is_causal(self) -> bool:
@@ -169,10 +174,12 @@ def _common_beginning(prompts: Sequence[Ids]) -> Ids:
     return common[: min(map(len, prompts)) - 1]
 
 
-def batches(rows: Sequence[PackedRow], budget: int, kept: int = 0) -> list[list[PackedRow]]:
+def batches(
+    rows: Sequence[PackedRow], budget: int, kept: int = 0, scored: int | None = None
+) -> list[list[PackedRow]]:
     """Rows, longest first, in batches of at most `budget` padded tokens and little padding; plain and
     branching ones apart, since only the latter need a mask of their own. `kept`: tokens computed before
-    each row.
+    each row; `scored`: positions of a batch at which logits are computed, at most.
     """
 
     def fits(width: int, count: int) -> bool:
@@ -182,8 +189,20 @@ def batches(rows: Sequence[PackedRow], budget: int, kept: int = 0) -> list[list[
     for plain in (True, False):
         own = sorted((r for r in rows if r.is_causal == plain), key=lambda r: (-r.length, r.prompt))
         passes = cheapest_cuts([row.length for row in own], fits, _OVERHEAD)
-        found.extend(own[start:end] for start, end in passes)
+        for start, end in passes:
+            found.extend(_divided(own[start:end], scored))
     return found
+
+
+def _divided(rows: list[PackedRow], scored: int | None) -> Iterator[list[PackedRow]]:
+    """`rows` in parts of at most `scored` positions, or of one row."""
+    first = positions = 0
+    for i, row in enumerate(rows):
+        if scored is not None and i > first and positions + row.scored > scored:
+            yield rows[first:i]
+            first, positions = i, 0
+        positions += row.scored
+    yield rows[first:]
 
 
 def attention_mask(

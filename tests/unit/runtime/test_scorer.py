@@ -308,16 +308,19 @@ def test_the_batch_size_changes_no_answer(kind: str, models: Any, tokenizer: Any
         assert_same(found, expected)
 
 
+@pytest.mark.parametrize("scored", [None, 1, 7])
 @pytest.mark.parametrize("budget", [1, 50, 200, 10_000])
-def test_batches_keep_to_the_budget_and_lose_nothing(budget: int, tokenizer: Any) -> None:
+def test_batches_keep_to_the_budget_and_lose_nothing(budget: int, scored: int | None, tokenizer: Any) -> None:
     pairs = [
         (tuple(tokenizer.encode(prompt)) or (1,), tuple(tokenizer.encode(answer))) for prompt, answer in PAIRS
     ]
     rows = packed_rows(pairs, branching=True)
-    made = batches(rows, budget)
+    made = batches(rows, budget, scored=scored)
     assert sorted(id(row) for batch in made for row in batch) == sorted(id(row) for row in rows)
     for batch in made:
         assert len(batch) == 1 or max(row.length for row in batch) * len(batch) <= budget
+        positions = sum(len({c for b in row.branches for c in row.columns(b)}) for row in batch)
+        assert scored is None or len(batch) == 1 or positions <= scored
     assert {(r.prompt, b.continuation) for r in rows for b in r.branches} == set(pairs)
 
 
