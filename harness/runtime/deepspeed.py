@@ -14,6 +14,9 @@ from harness.runtime.data import set_seed
 from harness.runtime.device import rank
 from harness.spec import RunSpec
 
+_CPU_BUCKET = 4_000_000
+"""Gradients reduced at a time, in numbers: memory that is used again and again."""
+
 
 def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     """The ZeRO configuration of a run.
@@ -22,6 +25,10 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     pass runs under our autocast as in the plain engine. Clipping is DeepSpeed's.
     """
     zero: dict[str, Any] = {"stage": spec.engine.zero_stage, "overlap_comm": torch.cuda.is_available()}
+    if not torch.cuda.is_available() and spec.engine.zero_stage < 3 and spec.engine.offload == "none":
+        # By default each pass fills new buffers of the size of all gradients, and on a CPU the first
+        # writing of new memory is what takes the time: steps took nearly twice as long.
+        zero |= {"contiguous_gradients": False, "reduce_bucket_size": _CPU_BUCKET}
     if spec.engine.offload == "cpu":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
         if spec.engine.zero_stage == 3:

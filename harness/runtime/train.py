@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 
 from harness.contracts import Strategy
 from harness.runtime.arguments import training_arguments
+from harness.runtime.attention import float32_short_attention
 from harness.runtime.callbacks import RunCallback, StepFigures
 from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
 from harness.runtime.data import IGNORED, Batch, Cut, Row, StepBatches, StepLoader, collate, micro_batches
@@ -63,6 +64,7 @@ def train_model(
     checkpoint = last_checkpoint(folder)
     with (
         differentiable(model),
+        float32_short_attention(arguments.device),
         kernels(trainer.model, spec, arguments.device),
         chosen_positions(trainer.model) as positions,
     ):
