@@ -11,7 +11,7 @@ help:
 	@echo "make demo    set up, then zero-shot against qlora on the built-in sample (6 minutes)"
 	@echo "make test    set up, then all tests"
 	@echo "make lint    ruff, mypy and import-linter"
-	@echo "make bench   speed and memory against the peers"
+	@echo "make bench   speed and memory against the peers (over an hour)"
 	@echo "make bench-gpu  a 7B model, as a share of the GPU's matmul speed"
 	@echo "make clean   remove .venv and caches (never results)"
 
@@ -31,10 +31,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/training.py --data $(DATA)
-	$(BIN)/python benchmarks/scoring.py --data $(DATA)
-	$(BIN)/python benchmarks/scoring.py --memory
-	$(BIN)/python benchmarks/grid.py --data $(DATA)
+	$(BIN)/python benchmarks/table.py --data $(DATA)
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/training_gpu.py

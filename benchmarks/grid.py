@@ -1,6 +1,6 @@
 """A grid of six strategies: our command, with and without --warm, against six scripts of the peers.
 
-    python benchmarks/grid.py [--data sample|DIR] [--limit N] [--max-steps N] [--sides ours,warm,peer]
+    python benchmarks/grid.py [--data sample|DIR] [--limit N] [--max-steps N] [--sides ours,warm,peer] [--json]
 
 MedQA letter, smollm2-135m. The scripts (benchmarks/peer_run.py) are run one after another, as a user
 runs them; the clock runs over whole commands. Goal: the peers' wall time over ours at least 1.5. The
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=0, help="only the first N test items; default: all")
     parser.add_argument("--max-steps", type=int, default=0, help="default: two epochs")
     parser.add_argument("--sides", default="ours,warm,peer")
+    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     sides: dict[str, Side] = {}
     called([sys.executable, "-m", "harness", "run", "--help"])  # the first reading of files is nobody's
@@ -114,26 +115,50 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as text:
             words = ["--warm"] if name == "warm" else []
             sides[name] = peers(asked, Path(text)) if name == "peer" else ours(asked, Path(text), *words)
-    show(sides)
+    found = figures(sides)
+    print(json.dumps(found) if asked.json else text_of(found))
+    check(sides, found)
 
 
-def show(sides: dict[str, Side]) -> None:
+def figures(sides: dict[str, Side]) -> dict[str, Any]:
+    """Seconds and accuracies of each side; of ours, the peers' wall time over it."""
     peer = sides.get("peer")
-    for name, side in sides.items():
-        ratio = f"   {peer.seconds / side.seconds:5.2f} x (goal {GOAL})" if peer and side is not peer else ""
-        print(f"{name:10} {side.seconds:8.1f} s wall{ratio}")
-    print(f"{'accuracy %':10} " + " ".join(f"{name:>10}" for name in sides))
-    for strategy in STRATEGIES:
-        values = [accuracy(side.answers[strategy]) * 100 for side in sides.values()]
-        print(f"{strategy:10} " + " ".join(f"{value:10.1f}" for value in values))
     own = [side for side in sides.values() if side is not peer]
+    return {
+        "goal": GOAL,
+        "seconds": {name: side.seconds for name, side in sides.items()},
+        "ratios": {name: peer.seconds / side.seconds for name, side in sides.items() if peer and side is not peer},
+        "accuracies": {
+            strategy: {name: accuracy(side.answers[strategy]) for name, side in sides.items()}
+            for strategy in STRATEGIES
+        },
+        "zero_shot_different": different(own[0].answers["zero-shot"], peer.answers["zero-shot"])
+        if peer and own
+        else None,
+    }  # fmt: skip
+
+
+def text_of(found: dict[str, Any]) -> str:
+    lines = []
+    for name, seconds in found["seconds"].items():
+        ratio = f"   {found['ratios'][name]:5.2f} x (goal {GOAL})" if name in found["ratios"] else ""
+        lines.append(f"{name:10} {seconds:8.1f} s wall{ratio}")
+    lines.append(f"{'accuracy %':10} " + " ".join(f"{name:>10}" for name in found["seconds"]))
+    for strategy, values in found["accuracies"].items():
+        lines.append(f"{strategy:10} " + " ".join(f"{value * 100:10.1f}" for value in values.values()))
+    if found["zero_shot_different"] is not None:
+        share = f"{found['zero_shot_different']:.1%}"
+        lines.append(f"zero-shot: {share} of the items answered differently by ours and the peer")
+    return "\n".join(lines)
+
+
+def check(sides: dict[str, Side], found: dict[str, Any]) -> None:
+    """Ends with an error where choices differ that should not."""
+    own = [side for name, side in sides.items() if name != "peer"]
     if len(own) == 2 and own[0].answers != own[1].answers:
         sys.exit("the runs with and without --warm made different choices")
-    if peer and own:
-        share = different(own[0].answers["zero-shot"], peer.answers["zero-shot"])
-        print(f"zero-shot: {share:.1%} of the items answered differently by ours and the peer")
-        if share > MOST_DIFFERENT:
-            sys.exit("too many for rounding")
+    if (found["zero_shot_different"] or 0.0) > MOST_DIFFERENT:
+        sys.exit("zero-shot: too many items answered differently for rounding")
 
 
 if __name__ == "__main__":

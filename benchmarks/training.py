@@ -24,6 +24,8 @@ SIDES = Path(__file__).with_name("training_sides.py")
 WARMUP = 2
 FURTHEST = 1e-3
 """How far a step's losses may be apart in float32."""
+CHECKED_BATCH = 4
+"""Examples of a step that is computed in float32: for equality, not for speed."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def measure(name: str, case: Case, asked: argparse.Namespace) -> dict[str, Any]:
     own, peer = both(setup, asked.repeats)
     exact = None
     if asked.check_steps:
-        in_float32 = {**setup, "dtype": "float32", "steps": asked.check_steps}
+        in_float32 = {**setup, "dtype": "float32", "steps": asked.check_steps, "batch": CHECKED_BATCH}
         exact = apart(side("ours", in_float32), side("peer", in_float32))
     speeds = tokens_per_second(own), tokens_per_second(peer)
     over = [f["peak_bytes"] - f["loaded_bytes"] for f in (own, peer)]
