@@ -11,12 +11,14 @@ counted) over those of a bfloat16 (or float32) matrix product measured in the sa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +50,8 @@ ROWS = {
 DEFAULT_ROWS = "medqa-letter,medqa-letter-5shot,medqa-cloze,pubmedqa-letter"
 PEER_BATCHES = (1, 4, 8, 16, 32)
 TRIAL_ITEMS = 24
+PROFILED = 8
+"""Operations that a profile names."""
 
 
 def side(asked: argparse.Namespace) -> None:
@@ -83,35 +87,34 @@ def side(asked: argparse.Namespace) -> None:
         found, _ = predict(lm, task, items, shots, row.scoring)
         return time.perf_counter() - started, found
 
-    batch: int | None = None
+    def hflm(batch: int) -> Any:
+        return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=length)
+
     more: dict[str, float] = {}
     if asked.side == "ours":
         scorer = Scorer(model, tokenizer, max_length=length, batch_tokens=asked.batch_tokens or None)
         seconds(scorer, test[:4])
         counted, before = Counted(scorer), scorer.likelihood.forward_seconds
-        took, found = seconds(scorer, test)
+        with profiled(asked.profile) as shares:
+            took, found = seconds(scorer, test)
         more = {
             "tokens": counted.tokens, "flops": counted.flops, "matmul_flops": matmul_flops(model.dtype),
-            "forward_seconds": scorer.likelihood.forward_seconds - before,
+            "forward_seconds": scorer.likelihood.forward_seconds - before, "profile": shares,
         }  # fmt: skip
-    else:
+    elif asked.side == "search":
         trial = test[:: max(1, len(test) // TRIAL_ITEMS)][:TRIAL_ITEMS]
-        sizes = PEER_BATCHES if asked.peer_batch is None else (asked.peer_batch,)
-        tried = {
-            size: seconds(
-                HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, max_length=length), trial
-            )[0]
-            for size in sizes
-        }
-        batch = min(tried, key=lambda size: tried[size])
-        peer = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=length)
+        tried = {size: seconds(hflm(size), trial)[0] for size in PEER_BATCHES}
+        print(json.dumps({"batch": min(tried, key=lambda size: tried[size])}))
+        return
+    else:
+        peer = hflm(asked.peer_batch)
+        seconds(peer, test[:4])
         took, found = seconds(peer, test)
     print(
         json.dumps(
             {
                 "seconds": took,
                 "items": len(test),
-                "batch": batch,
                 "peak_bytes": host_peak_bytes(),
                 "loaded_bytes": loaded,
                 "predicted": [p.predicted for p in found],
@@ -121,6 +124,23 @@ def side(asked: argparse.Namespace) -> None:
             }
         )
     )
+
+
+@contextlib.contextmanager
+def profiled(wanted: bool) -> Iterator[dict[str, float]]:
+    """While open, fills the shares of the time that operations of PyTorch took themselves, in all threads."""
+    shares: dict[str, float] = {}
+    if not wanted:
+        yield shares
+        return
+    from torch._C._profiler import _ExperimentalConfig
+    from torch.profiler import profile
+
+    with profile(experimental_config=_ExperimentalConfig(profile_all_threads=True)) as seen:
+        yield shares
+    times = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    most = sorted(times, key=lambda name: -times[name])[:PROFILED]
+    shares.update({name: times[name] / sum(times.values()) for name in most})
 
 
 class Counted:
@@ -174,13 +194,14 @@ def matmul_flops(dtype: Any, size: int = 2048) -> float:
     return best
 
 
-def run_side(name: str, row: str, asked: argparse.Namespace) -> dict[str, Any]:
+def run_side(name: str, row: str, asked: argparse.Namespace, peer_batch: int = 0) -> dict[str, Any]:
     command = [
         sys.executable, __file__, "--side", name, "--rows", row, "--data", asked.data, "--items", str(asked.items),
         "--dtype", asked.dtype, "--model", asked.model, "--batch-tokens", str(asked.batch_tokens),
-        *(["--peer-batch", str(asked.peer_batch)] if asked.peer_batch else []),
+        "--peer-batch", str(peer_batch),
+        *(["--profile"] if asked.profile else []),
     ]  # fmt: skip
-    environment = os.environ | (LaunchOptions().child_environment() if name != "hflm" else {})
+    environment = os.environ | (LaunchOptions().child_environment() if name == "ours" else {})
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{row}, {name}: {done.stderr[-2000:]}")
@@ -190,7 +211,10 @@ def run_side(name: str, row: str, asked: argparse.Namespace) -> dict[str, Any]:
 
 def compare(row: str, asked: argparse.Namespace) -> dict[str, Any]:
     """Both sides of one row."""
-    ours, peer = run_side("ours", row, asked), run_side("hflm", row, asked)
+    ours = run_side("ours", row, asked)
+    # In a process of its own: what a larger batch needs is no part of the peer's peak.
+    batch = asked.peer_batch or run_side("search", row, asked)["batch"]
+    peer = run_side("hflm", row, asked, batch)
     differences = [
         abs(x - y) for a, b in zip(ours["logprobs"], peer["logprobs"], strict=True) for x, y in zip(a, b, strict=True)
     ]  # fmt: skip
@@ -203,7 +227,7 @@ def compare(row: str, asked: argparse.Namespace) -> dict[str, Any]:
         "peer_items_per_second": peer["items"] / peer["seconds"],
         "ratio": peer["seconds"] / ours["seconds"],
         "goal": ROWS[row].goal,
-        "peer_batch": peer["batch"],
+        "peer_batch": batch,
         "same_choice": same / ours["items"],
         "furthest_log_likelihood": max(differences),
         "ours_peak_bytes": ours["peak_bytes"],
@@ -211,6 +235,7 @@ def compare(row: str, asked: argparse.Namespace) -> dict[str, Any]:
         "of_peak": ours["flops"] / ours["seconds"] / ours["matmul_flops"],
         "of_peak_in_forward": ours["flops"] / ours["forward_seconds"] / ours["matmul_flops"],
         "matmul_gflops": ours["matmul_flops"] / 1e9,
+        "profile": ours["profile"],
     }
 
 
@@ -225,8 +250,9 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--batch-tokens", type=int, default=0, help="default: found by itself")
     parser.add_argument("--peer-batch", type=int, help="HFLM's batch size; default: the fastest of some")
+    parser.add_argument("--profile", action="store_true", help="where our time goes; slows ours down")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each row")
-    parser.add_argument("--side", choices=["ours", "hflm"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["ours", "search", "hflm"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if unknown := set(asked.rows.split(",")) - set(ROWS):
         parser.error(f"unknown rows {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
@@ -247,6 +273,8 @@ def main() -> None:
             f"matrix product's {found['matmul_gflops']:.0f} GFLOP/s ({found['of_peak_in_forward']:.0%} in the model)",
             flush=True,
         )
+        for operation, share in found["profile"].items():
+            print(f"    {share:6.1%} {operation}", flush=True)
 
 
 if __name__ == "__main__":
