@@ -3,9 +3,10 @@
     python benchmarks/scoring.py [--data DIR] [--items 200] [--dtype bfloat16] [--rows NAME,...]
     python benchmarks/scoring.py --data DIR --dtype float32 --items 0     all items, exact: the same choices
 
-Each side in a process of its own, in turns: the same model, items and precision; ours in the
-environment that `run` gives to its processes, HFLM's as the user's shell has it. The clock runs over everything from texts to predictions. `of peak`: model FLOPs a second of ours (padding not
-counted) over those of a bfloat16 (or float32) matrix product measured in the same process.
+Each side in a process of its own, in turns: the same model, items and precision; ours in the environment
+that `run` gives to its processes, HFLM's as the user's shell has it. The clock runs over everything from
+texts to predictions. `of peak`: model FLOPs a second of ours (padding not counted) over those of a
+bfloat16 (or float32) matrix product measured in the same process.
 """
 
 from __future__ import annotations
@@ -13,18 +14,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from sides import figures
 
-from harness.launch.local import LaunchOptions
 from harness.runtime.meter import host_peak_bytes
 
 
@@ -195,18 +191,13 @@ def matmul_flops(dtype: Any, size: int = 2048) -> float:
 
 
 def run_side(name: str, row: str, asked: argparse.Namespace, peer_batch: int = 0) -> dict[str, Any]:
-    command = [
-        sys.executable, __file__, "--side", name, "--rows", row, "--data", asked.data, "--items", str(asked.items),
+    words = [
+        __file__, "--side", name, "--rows", row, "--data", asked.data, "--items", str(asked.items),
         "--dtype", asked.dtype, "--model", asked.model, "--batch-tokens", str(asked.batch_tokens),
         "--peer-batch", str(peer_batch),
         *(["--profile"] if asked.profile else []),
     ]  # fmt: skip
-    environment = os.environ | (LaunchOptions().child_environment() if name == "ours" else {})
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise SystemExit(f"{row}, {name}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return figures(words, ours=name == "ours")
 
 
 def compare(row: str, asked: argparse.Namespace) -> dict[str, Any]:

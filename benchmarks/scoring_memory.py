@@ -11,14 +11,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from harness.launch.local import LaunchOptions
+from sides import figures
 
 ITEMS = (1_000, 10_000)
 
@@ -70,18 +64,10 @@ def main() -> None:
     if asked.side:
         side(asked.side)
         return
-    environment = os.environ | LaunchOptions().child_environment()
     for items in ITEMS:
-        command = [sys.executable, __file__, "--side", str(items)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if done.returncode:
-            sys.exit(f"{items} items: {done.stderr[-2000:]}")
-        line = done.stdout.splitlines()[-1]
-        grown = json.loads(line)["grown_bytes"]
-        print(
-            line if asked.json else f"{items:6} items: {grown / 2**20:.0f} MiB over the loaded model",
-            flush=True,
-        )
+        found = figures([__file__, "--side", str(items)], ours=True)
+        text = f"{items:6} items: {found['grown_bytes'] / 2**20:.0f} MiB over the loaded model"
+        print(json.dumps(found) if asked.json else text, flush=True)
 
 
 if __name__ == "__main__":

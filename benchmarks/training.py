@@ -14,15 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from harness.launch.local import LaunchOptions
+from sides import figures
 
 SIDES = Path(__file__).with_name("training_sides.py")
 WARMUP = 2
@@ -56,14 +53,8 @@ CASES = {
 
 def side(name: str, setup: dict[str, Any]) -> dict[str, Any]:
     """The figures of one side, measured in a process of its own."""
-    command = [sys.executable, str(SIDES), name, json.dumps({"scoring": "letter", **setup})]
-    # Ours as `run` starts its processes, the peer as the user's shell does.
-    environment = os.environ | (LaunchOptions().child_environment() if name == "ours" else {})
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"{name} {setup}: {done.stderr[-3000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    words = [str(SIDES), name, json.dumps({"scoring": "letter", **setup})]
+    return figures(words, ours=name == "ours")
 
 
 def both(setup: dict[str, Any], repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -56,9 +56,9 @@ class Likelihood:
         self.open = self._passes.open
         self.workers = 1
         self.batch_tokens = batch_tokens or fitting_tokens(model, self._passes.device)
-        vocabulary = len(base_model(model).get_input_embeddings().weight)
+        self._vocabulary = len(base_model(model).get_input_embeddings().weight)
         room = _GPU_LOGITS if self._passes.device.type == "cuda" else _CPU_LOGITS
-        self._scored = max(1, room // (4 * vocabulary))
+        self._scored = max(1, room // (4 * self._vocabulary))
         self.forward_seconds = 0.0
         self.branching = self.keeping = False
         self._limit = row_limit(model)
@@ -119,8 +119,8 @@ class Likelihood:
         ones ignore them without a word, others refuse. What a configuration says does not tell.
         """
         base = base_model(self.model)
-        vocabulary, exact = len(base.get_input_embeddings().weight), base.dtype == torch.float32
-        made_up = [7 * i * i % vocabulary for i in range(1, 61)]
+        exact = base.dtype == torch.float32
+        made_up = [7 * i * i % self._vocabulary for i in range(1, 61)]
         prompt = tuple(made_up[: max(2, min(36, max_length - 3))])
         pairs = [(prompt, tuple(made_up[i : i + 4])) for i in range(36, 60, 4)]
         apart: Answers = {}
@@ -173,8 +173,7 @@ class Likelihood:
 
     def _batch_by_batch(self, rows: list[PackedRow], kept: Kept | None, answers: Answers) -> Iterator[int]:
         """Fills `answers`; yields the number of rows after every forward pass."""
-        before = kept.length if kept else 0
-        waiting = batches(rows, self.batch_tokens, before, self._scored)
+        waiting = self._batches(rows, kept)
         started = time.perf_counter()
         if self.workers > 1:
             passes = side_by_side(lambda batch: self._passes.answers(batch, kept), waiting, self.workers)
@@ -186,6 +185,9 @@ class Likelihood:
             yield len(batch)
             started = time.perf_counter()
 
+    def _batches(self, rows: list[PackedRow], kept: Kept | None) -> list[list[PackedRow]]:
+        return batches(rows, self.batch_tokens, kept.length if kept else 0, self._scored)
+
     def _one_by_one(
         self, waiting: list[list[PackedRow]], kept: Kept | None
     ) -> Iterator[tuple[list[PackedRow], Answers]]:
@@ -196,7 +198,7 @@ class Likelihood:
             except torch.OutOfMemoryError:
                 self._halve(len(batch))
                 left = [row for later in (batch, *waiting) for row in later]
-                waiting = batches(left, self.batch_tokens, kept.length if kept else 0, self._scored)
+                waiting = self._batches(left, kept)
                 continue
             yield batch, found
 
