@@ -11,7 +11,7 @@ help:
 	@echo "make demo    set up, then zero-shot against qlora on the built-in sample (6 minutes)"
 	@echo "make test    set up, then all tests"
 	@echo "make lint    ruff, mypy and import-linter"
-	@echo "make bench   speed and memory against the peers (100 minutes)"
+	@echo "make bench   speed and memory against the peers (105 minutes)"
 	@echo "make bench-gpu  a 7B model, as a share of the GPU's matmul speed"
 	@echo "make clean   remove .venv and caches (never results)"
 

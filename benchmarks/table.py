@@ -1,6 +1,6 @@
 """The table of all rows: scoring, training, memory and a grid, each beside its peer.
 
-    python benchmarks/table.py [--data sample|DIR]      an hour and a half on two cores
+    python benchmarks/table.py [--data sample|DIR]      105 minutes on two cores
 
 Every row is measured by the script named beside it, in this order, nothing else at the same time.
 Ends with an error where a row's results are not equal to the peer's.

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from sides import figures
 from training_sides import Setup, order_of, ours
 from transformers import LlamaConfig
 
@@ -146,12 +146,8 @@ def main() -> None:
                 "attention": "flex_attention" if packed and on_gpu else "sdpa",  # flex trains on no CPU
                 "train": {**asked.set, "packing": "on" if packed else "off"},
             }  # fmt: skip
-            command = [sys.executable, __file__, "--rows", kind, "--one", json.dumps(setup)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                sys.exit(f"{strategy}, {kind} rows of {length} tokens: {done.stderr[-3000:]}")
-            line = done.stdout.splitlines()[-1]
-            print(line if asked.json else text(json.loads(line)), flush=True)
+            found = figures([__file__, "--rows", kind, "--one", json.dumps(setup)], ours=True)
+            print(json.dumps(found) if asked.json else text(found), flush=True)
 
 
 if __name__ == "__main__":
