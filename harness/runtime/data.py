@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.contracts import Example, Scoring, Task
 from harness.errors import DataError, UsageError
 from harness.runtime.cuts import cheapest_cuts, filled_rows
+from harness.runtime.texts import Encoder, with_spaces_moved
 
 IGNORED = -100
 
@@ -30,10 +31,14 @@ _TOKENISED_AT_ONCE = 512
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training example: token ids, and where in them the answer starts (at least 1)."""
+    """One training example: token ids, and where in them the answer starts (at least 1).
+
+    cut: tokens of its prompt that did not fit and are left out.
+    """
 
     ids: tuple[int, ...]
     answer_start: int
+    cut: int = 0
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int) -> Row:
@@ -46,19 +51,24 @@ def encode_pairs(
 ) -> list[Row]:
     """Each (prompt, answer) as the ids of `prompt`, a space, `answer`: at most `max_length` of them.
 
-    A long prompt loses its beginning. Raises UsageError when an answer alone does not fit.
+    A long prompt loses its beginning, but not the token that the tokenizer puts before every text.
+    Raises UsageError when an answer alone does not fit.
     """
+    encoder = Encoder(tokenizer)
     rows: list[Row] = []
     for start in range(0, len(pairs), _TOKENISED_AT_ONCE):
         part = pairs[start : start + _TOKENISED_AT_ONCE]
-        prompts = tokenizer([prompt for prompt, _ in part], return_attention_mask=False)["input_ids"]
-        wholes = tokenizer([f"{prompt} {answer}" for prompt, answer in part], return_attention_mask=False)
-        for (_, answer), prompt_ids, ids in zip(part, prompts, wholes["input_ids"], strict=True):
-            rows.append(_row(ids, len(ids) - len(prompt_ids), answer, max_length))
+        texts = [with_spaces_moved(prompt, f" {answer}") for prompt, answer in part]
+        prompts = encoder.encoded([prompt for prompt, _ in texts])
+        wholes = encoder.encoded([prompt + answer for prompt, answer in texts])
+        for (_, answer), prompt_ids, ids in zip(part, prompts, wholes, strict=True):
+            answer_length = len(ids) - len(prompt_ids)
+            rows.append(_row(ids, encoder.first(ids), answer_length, answer, max_length))
     return rows
 
 
-def _row(ids: list[int], answer_length: int, answer: str, max_length: int) -> Row:
+def _row(ids: list[int], first: int, answer_length: int, answer: str, max_length: int) -> Row:
+    """A row of `ids`, of which `first` are the tokenizer's own and the last `answer_length` the answer's."""
     if answer_length < 1:
         raise UsageError(f"an answer of {len(answer)} characters has no tokens of its own")
     if answer_length >= max_length:
@@ -66,8 +76,11 @@ def _row(ids: list[int], answer_length: int, answer: str, max_length: int) -> Ro
             f"an answer has {answer_length} tokens, but train.max_length is {max_length}",
             f"Raise it: --set train.max_length={answer_length * 2}",
         )
-    ids = ids[-max_length:]
-    return Row(tuple(ids), len(ids) - answer_length)
+    cut = max(0, len(ids) - max_length)
+    if cut:
+        first = min(first, max_length - answer_length - 1)  # one token is the prompt's
+        ids = ids[:first] + ids[first + cut :]
+    return Row(tuple(ids), len(ids) - answer_length, cut)
 
 
 def text_pairs(task: Task, examples: Sequence[Example], scoring: Scoring) -> list[tuple[str, str]]:

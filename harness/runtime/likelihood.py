@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.runtime.kept import Kept, is_prompt_learning, row_limit
 from harness.runtime.passes import Answers, Passes, virtual_count
-from harness.runtime.positions import base_model
+from harness.runtime.positions import base_model, vocabulary_size
 from harness.runtime.rows import Ids, PackedRow, batches, packed_rows, shared_beginnings
 from harness.runtime.side_by_side import passes_at_a_time, side_by_side
 
@@ -56,9 +56,9 @@ class Likelihood:
         self.open = self._passes.open
         self.workers = 1
         self.batch_tokens = batch_tokens or fitting_tokens(model, self._passes.device)
-        self._vocabulary = len(base_model(model).get_input_embeddings().weight)
+        self.vocabulary = vocabulary_size(model)
         room = _GPU_LOGITS if self._passes.device.type == "cuda" else _CPU_LOGITS
-        self._scored = max(1, room // (4 * self._vocabulary))
+        self._scored = max(1, room // (4 * self.vocabulary))
         self.forward_seconds = 0.0
         self.branching = self.keeping = False
         self._limit = row_limit(model)
@@ -120,7 +120,7 @@ class Likelihood:
         """
         base = base_model(self.model)
         exact = base.dtype == torch.float32
-        made_up = [7 * i * i % self._vocabulary for i in range(1, 61)]
+        made_up = [7 * i * i % self.vocabulary for i in range(1, 61)]
         prompt = tuple(made_up[: max(2, min(36, max_length - 3))])
         pairs = [(prompt, tuple(made_up[i : i + 4])) for i in range(36, 60, 4)]
         apart: Answers = {}

@@ -21,7 +21,7 @@ from harness.runtime.kept import is_prompt_learning
 from harness.runtime.likelihood import REFUSALS
 from harness.runtime.losses import answer_losses
 from harness.runtime.models import context_length
-from harness.runtime.positions import base_model, chosen_positions
+from harness.runtime.positions import base_model, chosen_positions, vocabulary_size
 from harness.spec import ModelSpec, RunSpec
 
 SKIPPING = ("flash_attention_2", "flex_attention")
@@ -82,7 +82,7 @@ def _examples_are_apart(model: nn.Module, spec: RunSpec, device: torch.device) -
     What a configuration says does not tell: ALiBi ignores positions without a word, recurrent layers
     remember, and kernels take different ways to the same mask.
     """
-    vocabulary = len(base_model(model).get_input_embeddings().weight)
+    vocabulary = vocabulary_size(model)
     length = min(_LENGTH, context_length(model, spec.model))
     one, other = (
         Row(tuple(7 * i * i % vocabulary for i in range(start, start + length)), 1)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.runtime.counting import full_shape
+
 
 class Positions(threading.local):
     """The positions of a thread's next forward pass at which logits are wanted."""
@@ -65,6 +67,12 @@ def output_layer(model: nn.Module) -> nn.Module:
 def base_model(model: Any) -> Any:
     """The transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def vocabulary_size(model: Any) -> int:
+    """Lines of the input embedding: token ids are below it."""
+    embedding = base_model(model).get_input_embeddings()
+    return full_shape(embedding.weight)[0]  # of a weight that ZeRO-3 divides, the whole
 
 
 class Float32Head(nn.Module):

@@ -17,12 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from harness.runtime.generation import generated_text
 from harness.runtime.likelihood import Likelihood
 from harness.runtime.passes import Answer
-from harness.runtime.rows import Ids, clip
+from harness.runtime.prompts import Pair, Prompts, UnscorableError
+from harness.runtime.rows import clip
 
 _CHUNK_CHARACTERS = 8_000_000
 """Text that is in memory as tokens at one time."""
-
-_TOKENIZED_AT_ONCE = 512
 
 
 class Scorer(TemplateLM):  # type: ignore[misc]
@@ -50,6 +49,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         self.likelihood = Likelihood(
             model, max_length=max_length, batch_tokens=batch_tokens, autocast=autocast
         )
+        self.prompts = Prompts(tokenizer, max_length, self.likelihood.vocabulary)
         self._autocast = autocast
         self._on_progress = on_progress
         self._answered = 0
@@ -64,29 +64,15 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         return self.likelihood.notes
 
     @property
-    def eot_token_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+    def eot_token_id(self) -> int | None:
+        return self.tokenizer.eos_token_id  # type: ignore[no-any-return]
 
     @property
     def prefix_token_id(self) -> int:
-        bos = self.tokenizer.bos_token_id
-        return int(bos if bos is not None else self.eot_token_id)
+        return self.prompts.encoder.prefix_token
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        return self._encoded([string], add_special_tokens)[0]
-
-    def _encoded(self, texts: Sequence[str], special: bool | None = None) -> list[list[int]]:
-        """Token ids of each text; where `special` is None, with the tokenizer's own first token unless
-        the text begins with it.
-        """
-        bos = self.tokenizer.bos_token
-        if special is None and bos and any(text.startswith(bos) for text in texts):
-            return [self.tokenizer.encode(t, add_special_tokens=not t.startswith(bos)) for t in texts]
-        options = {} if special is None else {"add_special_tokens": special}
-        ids: list[list[int]] = self.tokenizer(list(texts), return_attention_mask=False, **options)[
-            "input_ids"
-        ]
-        return ids
+        return self.prompts.encoder.encoded([string], add_special_tokens)[0]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Answer]:
         """(summed log-likelihood in nats, greedy?) of each (context, continuation).
@@ -97,48 +83,23 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         answers: list[Answer | None] = [None] * len(texts)
         with self.likelihood.open():
             for chunk in _chunks(texts):
-                pairs = self._pairs([texts[i] for i in chunk])
+                pairs = self._pairs([requests[i] for i in chunk])
                 found = self.likelihood.score(pairs, self._progress(len(chunk)))
                 self._answered += len(chunk)
                 for i, pair in zip(chunk, pairs, strict=True):
                     answers[i] = found[pair]
         return answers  # type: ignore[return-value]
 
+    def _pairs(self, requests: Sequence[Any]) -> list[Pair]:
+        """Raises UnscorableError, naming the request."""
+        try:
+            return self.prompts.pairs([request.args for request in requests])
+        except UnscorableError as error:
+            raise error.of(requests[error.index]) from error
+
     def _progress(self, requests: int) -> Callable[[int, int], None]:
         before = self._answered
         return lambda done, of: self._on_progress(before + requests * done // of)
-
-    def _pairs(self, texts: Sequence[tuple[str, str]]) -> list[tuple[Ids, Ids]]:
-        """Prompt and continuation ids of each, encoded and cut as lm-eval does it for HFLM: together,
-        then split behind the context's tokens; spaces at the context's end go to the continuation.
-        """
-        moved = [_with_spaces_moved(context, continuation) for context, continuation in texts]
-        contexts = list(dict.fromkeys(context for context, _ in moved if context))
-        ids = dict(zip(contexts, self._encoded_in_parts(contexts), strict=True))
-        alone = [continuation for context, continuation in moved if not context]
-        wholes = iter(self._encoded_in_parts([c + d for c, d in moved if c]))
-        without_context = iter(self._encoded_in_parts(alone, special=False))
-        prompts = {context: tuple(own) for context, own in ids.items()}
-        pairs: list[tuple[Ids, Ids]] = []
-        for context, _ in moved:
-            if context:
-                pair: tuple[Sequence[int], Sequence[int]] = (
-                    prompts[context], next(wholes)[len(prompts[context]) :]
-                )  # fmt: skip
-            else:
-                pair = self._without_context(next(without_context))
-            pairs.append(clip(*pair, self.max_length))
-        return pairs
-
-    def _without_context(self, ids: list[int]) -> tuple[list[int], list[int]]:
-        """A continuation behind the token that stands for no context, unless it begins with it."""
-        if ids and ids[0] == self.prefix_token_id:
-            return ids[:1], ids[1:]
-        return [self.prefix_token_id], ids
-
-    def _encoded_in_parts(self, texts: Sequence[str], special: bool | None = None) -> Iterator[list[int]]:
-        for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
-            yield from self._encoded(texts[start : start + _TOKENIZED_AT_ONCE], special)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
@@ -179,19 +140,14 @@ class Scorer(TemplateLM):  # type: ignore[misc]
 
 
 def _chunks(texts: Sequence[tuple[str, str]]) -> Iterator[list[int]]:
-    """Indices of `texts`, longest contexts first and equal ones together, a bounded amount at a time."""
+    """Indices of `texts`, longest contexts first, a bounded amount at a time; equal contexts stay together."""
     chunk: list[int] = []
     characters = 0
     for i in sorted(range(len(texts)), key=lambda i: (-len(texts[i][0]), texts[i][0])):
-        if chunk and characters > _CHUNK_CHARACTERS:
+        if chunk and characters > _CHUNK_CHARACTERS and texts[i][0] != texts[chunk[-1]][0]:
             yield chunk
             chunk, characters = [], 0
         chunk.append(i)
         characters += sum(map(len, texts[i]))
     if chunk:
         yield chunk
-
-
-def _with_spaces_moved(context: str, continuation: str) -> tuple[str, str]:
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation

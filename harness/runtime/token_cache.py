@@ -27,7 +27,7 @@ from harness.runtime.device import rank
 
 VARIABLE = "MEDTUNE_CACHE_TOKENS"
 _FOLDER = "tokens"
-_FORMAT = 1
+_FORMAT = 2
 _DIGEST_BYTES = 32
 
 
@@ -78,8 +78,11 @@ class TokenCache:
         arrays = safetensors.numpy.load(body)
         ids = arrays["ids"].tolist()
         ends = [0, *np.cumsum(arrays["lengths"], dtype=np.int64).tolist()]
-        starts = arrays["answer_starts"].tolist()
-        return [Row(tuple(ids[a:b]), start) for (a, b), start in zip(pairwise(ends), starts, strict=True)]
+        others = zip(arrays["answer_starts"].tolist(), arrays["cuts"].tolist(), strict=True)
+        return [
+            Row(tuple(ids[a:b]), start, cut)
+            for (a, b), (start, cut) in zip(pairwise(ends), others, strict=True)
+        ]
 
 
 def _key(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
@@ -88,7 +91,8 @@ def _key(pairs: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase, m
     # with them its state would not be the same before its first call as after.
     tokenizer.encode("")
     versions = [importlib.metadata.version(name) for name in ("tokenizers", "transformers")]
-    state = [_FORMAT, str(type(tokenizer)), tokenizer.split_special_tokens, versions, max_length]
+    kind = [str(type(tokenizer)), tokenizer.bos_token, tokenizer.split_special_tokens]
+    state = [_FORMAT, *kind, versions, max_length]
     digest = hashlib.sha256(json.dumps(state).encode())
     for text in (tokenizer.backend_tokenizer.to_str(), *(text for pair in pairs for text in pair)):
         raw = text.encode("utf-8", "surrogatepass")
@@ -113,6 +117,7 @@ def _write(key: str, rows: Sequence[Row]) -> None:
         "ids": np.fromiter((i for row in rows for i in row.ids), dtype=np.int32),
         "lengths": np.array([len(row.ids) for row in rows], dtype=np.int32),
         "answer_starts": np.array([row.answer_start for row in rows], dtype=np.int32),
+        "cuts": np.array([row.cut for row in rows], dtype=np.int32),
     }
     body = safetensors.numpy.save(arrays)
     # mkstemp's files are open to their owner only.

@@ -464,7 +464,8 @@ def test_a_bounded_amount_of_text_is_in_memory_as_tokens(
     models: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models("llama")
-    expected = ours(model, tokenizer).loglikelihood(requests(PAIRS * 2), disable_tqdm=True)
+    asked = PAIRS * 2 + few_shot(8)
+    expected = ours(model, tokenizer).loglikelihood(requests(asked), disable_tqdm=True)
     monkeypatch.setattr(scorer_module, "_CHUNK_CHARACTERS", 200)
     scorer = ours(model, tokenizer)
     score, sizes = scorer.likelihood.score, []
@@ -474,7 +475,7 @@ def test_a_bounded_amount_of_text_is_in_memory_as_tokens(
         return score(pairs, *more)
 
     scorer.likelihood.score = counted  # type: ignore[method-assign]
-    found = scorer.loglikelihood(requests(PAIRS * 2), disable_tqdm=True)
+    found = scorer.loglikelihood(requests(asked), disable_tqdm=True)
     assert_same(found, expected)
     assert len(sizes) > 3
     assert max(sizes) < sum(sizes) / 3

@@ -74,13 +74,14 @@ def files(cache: Path) -> list[Path]:
 def test_a_batch_has_the_ids_of_one_text_at_a_time(
     tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> None:
-    expected = []
+    expected, pairs = [], []
     for prompt, answer in ODD * 100:  # more than are tokenised at once
-        before, whole = tokenizer.encode(prompt), tokenizer.encode(f"{prompt} {answer}")
+        # spaces at the prompt's end go to the answer, as in scoring
+        before, whole = tokenizer.encode(prompt.rstrip()), tokenizer.encode(f"{prompt} {answer}")
         if (length := len(whole) - len(before)) < 8:
             cut = whole[-max_length:]
-            expected.append(Row(tuple(cut), len(cut) - length))
-    pairs = [(p, a) for p, a in ODD * 100 if len(tokenizer.encode(f"{p} {a}")) - len(tokenizer.encode(p)) < 8]
+            expected.append(Row(tuple(cut), len(cut) - length, len(whole) - len(cut)))
+            pairs.append((prompt, answer))
     assert len(pairs) > 512
     assert encode_pairs(tokenizer, pairs, max_length) == expected
 
