@@ -2,7 +2,11 @@
 
 import sys
 
-from harness.cli import main
+from harness.search_path import drop_current_folder
 
 if __name__ == "__main__":
+    drop_current_folder()
+
+    from harness.cli import main
+
     sys.exit(main())

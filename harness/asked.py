@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.contracts import Strategy
 from harness.errors import did_you_mean
+from harness.plugins import guarded_class
 from harness.settings import Assignment, build, parse_assignments
 from harness.spec import EngineSpec, ModelSpec, TaskSpec, TrainSpec
 
@@ -145,10 +146,11 @@ def _build_strategy(
 ) -> Strategy | None:
     values: dict[str, Any] = {}
     own = [a for a in assignments if a.section == "strategy" and a.path[0] in cls.model_fields]
-    for assignment in own:
-        _assign(values, cls, assignment, problems)
     found: list[str] = []
-    strategy = build(cls, values, "strategy", found, of=cls.name)
+    with guarded_class(cls):
+        for assignment in own:
+            _assign(values, cls, assignment, problems)
+        strategy = build(cls, values, "strategy", found, of=cls.name)
     problems += located(found, own)
     return strategy
 

@@ -181,7 +181,13 @@ def _add_list(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_show(commands: argparse._SubParsersAction[Parser]) -> None:
     show = commands.add_parser("show", help="one run, with the command that repeats it", allow_abbrev=False)
     show.add_argument("run", metavar="RUN", help="a run's name, the start of it, or the hash at its end")
-    show.add_argument("--plugin", action="append", default=[], metavar="FILE", help=argparse.SUPPRESS)
+    show.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the run's own plugin, which is not loaded unless it is named here: for a shorter command",
+    )
     _add_results(show)
     show.add_argument("--json", action="store_true", help="the record as it is stored")
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,10 +26,10 @@ PACKAGES = (
 )
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that can change a number, of those installed."""
+def package_versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of the packages that can change a number, of those installed; `more` bring plugins."""
     found = {}
-    for name in PACKAGES:
+    for name in dict.fromkeys([*PACKAGES, *more]):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -10,25 +9,31 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from harness.contracts import Strategy, Task
 from harness.errors import UsageError, unknown_name
-from harness.spec import PluginSpec
+from harness.plugin_contract import contract_problems
+from harness.plugins import guarded, import_file, installed, read_plugin
+from harness.search_path import ROOT
+from harness.spec import PluginSpec, RunSpec
 
-ENTRY_POINT_GROUP = "medtune.plugins"
+BUILT_IN = ("strategies", "tasks")
 
 
 @dataclass
 class Registry:
-    """Names to classes, and which plugin file each plugged-in name came from."""
+    """Names to classes, and which plugin each plugged-in name came from.
+
+    skipped: a line for each installed plugin that cannot be used.
+    """
 
     strategies: dict[str, type[Strategy]] = field(default_factory=dict)
     tasks: dict[str, type[Task]] = field(default_factory=dict)
     origins: dict[tuple[str, str], PluginSpec] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
     def strategy(self, name: str) -> type[Strategy]:
         if name not in self.strategies:
@@ -41,87 +46,155 @@ class Registry:
         return self.tasks[name]
 
     def add(self, module: ModuleType, plugin: PluginSpec | None = None) -> int:
-        """Register every strategy and task defined in `module`; returns how many there were."""
-        found = 0
-        for cls in _definitions(module):
-            is_strategy = issubclass(cls, Strategy)
-            kind = "strategy" if is_strategy else "task"
-            table: dict[str, Any] = self.strategies if is_strategy else self.tasks
-            name = cls.__dict__.get("name")
-            if not isinstance(name, str):
-                continue  # an abstract base shared by several methods has no name
-            existing = table.get(name)
-            if existing is not None and existing is not cls:
-                raise UsageError(
-                    f"{kind} '{name}' of {module.__name__} is already defined in {existing.__module__}",
-                    "Give it another name.",
-                )
-            table[name] = cls
+        """Register every strategy and task defined in `module`; returns how many there were.
+
+        Raises `UsageError` for those of a plugin that cannot be used, and then registers none of them.
+        """
+        return self._register(list(_definitions(module)), plugin)
+
+    def add_class(self, cls: type[Any], plugin: PluginSpec) -> None:
+        """Register one class of an installed plugin. Raises `UsageError` as `add` does."""
+        if not issubclass(cls, (Strategy, Task)):
+            raise UsageError(f"{_whose(plugin)}: {cls.__name__} is neither a Strategy nor a Task")
+        self._register([cls], plugin)
+
+    def _register(self, classes: Sequence[type[Any]], plugin: PluginSpec | None) -> int:
+        problems = [line for cls in classes for line in contract_problems(cls)]
+        if not problems:
+            problems = [line for cls in classes if (line := self._taken(cls, classes))]
+        if problems:
+            raise UsageError(f"{_whose(plugin)}: {'; '.join(problems)}", "Mend the file.")
+        for cls in classes:
+            self._table(cls)[cls.name] = cls
             if plugin is not None:
-                self.origins[kind, name] = plugin
-            found += 1
-        return found
+                self.origins[_kind(cls), cls.name] = plugin
+        return len(classes)
+
+    def _taken(self, cls: type[Any], beside: Sequence[type[Any]]) -> str:
+        """Why a class cannot have its name; empty where it can."""
+        twins = [other.__name__ for other in beside if (_kind(other), other.name) == (_kind(cls), cls.name)]
+        if len(twins) > 1:
+            return f"{' and '.join(twins)} have one name, '{cls.name}'"
+        there = self._table(cls).get(cls.name)
+        if there is None or there is cls:
+            return ""
+        origin = self.origins.get((_kind(cls), cls.name))
+        where = _whose(origin) if origin else f"{there.__module__} (built in)"
+        return f"the {_kind(cls)} name '{cls.name}' is taken by {where}; give {cls.__name__} another"
+
+    def _table(self, cls: type[Any]) -> dict[str, Any]:
+        return self.strategies if _kind(cls) == "strategy" else self.tasks
 
 
-def load_registry(plugins: Iterable[str | Path] = ()) -> Registry:
-    """The built-in strategies and tasks, then installed plugins, then the plugin files given."""
+def load_registry(
+    plugins: Iterable[str | Path | PluginSpec] = (), *, with_installed: bool = True
+) -> Registry:
+    """The built-in strategies and tasks, then installed plugins, then the plugin files given.
+
+    The file of a `PluginSpec` is refused before anything of it is run where it is not the one of that
+    hash. Raises `UsageError` for a file that cannot be used; an installed plugin is skipped then.
+    """
     registry = Registry()
-    for package_name in ("strategies", "tasks"):
-        for module in _modules(package_name):
+    for package_name in BUILT_IN:
+        for module in _modules(_own_package(package_name)):
             registry.add(module)
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        registry.add(entry_point.load())
-    for path in plugins:
-        _add_file(registry, Path(path))
+    plugins = list(plugins)
+    if with_installed or any(isinstance(plugin, PluginSpec) and plugin.package for plugin in plugins):
+        _add_installed(registry)
+    for plugin in plugins:
+        if not isinstance(plugin, PluginSpec):
+            _add_file(registry, Path(plugin), None)
+        elif not plugin.package:
+            _add_file(registry, Path(plugin.path), plugin.sha256)
     return registry
 
 
+def known_strategy(spec: RunSpec, plugins: Iterable[str | Path] = ()) -> type[Strategy] | None:
+    """The class of a run's strategy where it is built in or in one of the files given, which is the one
+    the run had; else `None`. No code that the run itself names is loaded.
+    """
+    registry = load_registry(plugins, with_installed=False)
+    origin = registry.origins.get(("strategy", spec.strategy.name))
+    is_its = origin.sha256 in {plugin.sha256 for plugin in spec.plugins} if origin else not spec.plugins
+    return registry.strategies.get(spec.strategy.name) if is_its else None
+
+
 def plugins_of(registry: Registry, names: Sequence[tuple[str, str]]) -> tuple[PluginSpec, ...]:
-    """The plugin files that supply these (kind, name) pairs, each once."""
+    """The plugins that supply these (kind, name) pairs, each once."""
     found = (registry.origins.get(pair) for pair in names)
     return tuple(dict.fromkeys(plugin for plugin in found if plugin is not None))
 
 
-def _modules(package_name: str) -> Iterator[ModuleType]:
-    package = importlib.import_module(package_name)
+def _own_package(name: str) -> ModuleType:
+    """The package `name` that lies beside this one, whatever else is called so on the search path."""
+    file = Path(ROOT) / name / "__init__.py"
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        own = getattr(loaded, "__file__", None)
+        if own and Path(own).resolve() == file.resolve():
+            return loaded
+        raise UsageError(
+            f"a module {name} of another origin is in use ({own}), in place of medtune's own",
+            f"Import medtune first, or call that module otherwise than {name}.",
+        )
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
+    if spec is None or spec.loader is None:
+        raise UsageError(f"medtune is not whole: there is no {file}", "Install it again.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _modules(package: ModuleType) -> Iterator[ModuleType]:
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         if not info.name.startswith("_") and not info.ispkg:
-            yield importlib.import_module(f"{package_name}.{info.name}")
+            yield importlib.import_module(f"{package.__name__}.{info.name}")
 
 
-def _definitions(module: ModuleType) -> Iterator[type]:
+def _definitions(module: ModuleType) -> Iterator[type[Any]]:
+    """The strategies and tasks of a module. An abstract base shared by several methods has no name."""
     for _, cls in inspect.getmembers(module, inspect.isclass):
-        defined_here = cls.__module__ == module.__name__
-        if defined_here and issubclass(cls, (Strategy, Task)) and not inspect.isabstract(cls):
+        if cls.__module__ != module.__name__ or not issubclass(cls, (Strategy, Task)):
+            continue
+        if "name" in cls.__dict__:
             yield cls
 
 
-def _add_file(registry: Registry, path: Path) -> None:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"plugin {path}: {error.strerror}", "Give the path of a Python file.") from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    module_name = f"medtune_plugin_{sha256[:16]}"
-    module = sys.modules.get(module_name) or _import_file(path, module_name)
-    added = registry.add(module, PluginSpec(path=str(path), sha256=sha256))
+def _kind(cls: type[Any]) -> str:
+    return "strategy" if issubclass(cls, Strategy) else "task"
+
+
+def _whose(plugin: PluginSpec | None) -> str:
+    if plugin is None:
+        return "medtune"
+    if plugin.package:
+        return f"installed plugin {plugin.path} of package {plugin.package}"
+    return f"plugin {plugin.path}"
+
+
+def _add_installed(registry: Registry) -> None:
+    for loaded, plugin in installed(registry.skipped.append):
+        try:
+            if isinstance(loaded, ModuleType):
+                if not registry.add(loaded, plugin):
+                    raise UsageError(f"{_whose(plugin)}: defines no strategy and no task")
+            else:
+                registry.add_class(loaded, plugin)
+        except UsageError as error:
+            registry.skipped.append(f"{error.message} (skipped)")
+
+
+def _add_file(registry: Registry, path: Path, sha256: str | None) -> None:
+    content, found = read_plugin(path)
+    if sha256 is not None and found != sha256:
+        raise UsageError(f"plugin {path} changed since this run was described", "Run the command again.")
+    name = f"medtune_plugin_{found[:16]}"
+    module = sys.modules.get(name) or import_file(path, content, name)
+    with guarded(f"plugin {path}", str(path)):
+        added = registry.add(module, PluginSpec(path=str(path), sha256=found))
     if not added:
         raise UsageError(
             f"plugin {path}: defines no strategy and no task",
             "A plugin is a file with a subclass of harness.contracts.Strategy or Task that has a name.",
         )
-
-
-def _import_file(path: Path, module_name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"plugin {path}: not a Python file", "Its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        # A plugin is the user's code: whatever it raises is shown as theirs, with where.
-        del sys.modules[module_name]
-        raise UsageError(f"plugin {path}: {type(error).__name__}: {error}", "Mend the file.") from error
-    return module

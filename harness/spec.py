@@ -130,8 +130,9 @@ class EngineSpec(Frozen):
 
 
 class PluginSpec(Frozen):
-    path: str
+    path: str = Field(description="the file, or of an installed plugin module:class as its package names it")
     sha256: str
+    package: str | None = Field(None, description="the package that brings an installed plugin")
 
 
 class RunSpec(Frozen):
@@ -148,6 +149,11 @@ class RunSpec(Frozen):
         """`task-strategy-model-sSEED-hash8`, the hash over what differs from the defaults."""
         parts = (self.task.name, self.strategy.name, self.model.name)
         return "-".join([*map(slug, parts), f"s{self.seed}", self.digest[:8]])
+
+    @property
+    def plugin_packages(self) -> list[str]:
+        """The installed packages that bring its strategy or task."""
+        return [plugin.package for plugin in self.plugins if plugin.package is not None]
 
     @property
     def trains(self) -> bool:

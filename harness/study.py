@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any
@@ -12,6 +13,8 @@ from harness.axes import command_axes, make_variants
 from harness.cards import RANDOM_PREFIX, default_scoring, learning_rate_scale
 from harness.contracts import Strategy, Task
 from harness.errors import UsageError, all_at_once
+from harness.plugin_contract import is_rate
+from harness.plugins import guarded_class
 from harness.registry import Registry, load_registry, plugins_of
 from harness.settings import one_line
 from harness.sources import resolve_source
@@ -111,7 +114,7 @@ def resolve(
             engine |= asked.engine
     return RunSpec(
         model=ModelSpec(name=model, **asked.model),
-        strategy=StrategySpec(name=strategy.name, settings=strategy.model_dump(mode="json")),
+        strategy=StrategySpec(name=strategy.name, settings=settings_of(strategy)),
         task=TaskSpec(name=name, source=source, **task_values),
         train=TrainSpec(**train),
         engine=EngineSpec(**engine),
@@ -127,9 +130,46 @@ def draws(strategy: Strategy, asked: Asked, model: str) -> bool:
 
 
 def default_learning_rate(strategy: Strategy, model: str) -> float | None:
-    """The strategy's own learning rate times the model card's scale, to three digits."""
-    rate = strategy.learning_rate_default()
-    return None if rate is None else float(f"{rate * learning_rate_scale(model):.3g}")
+    """The strategy's own learning rate times the model card's scale, to three digits.
+
+    Raises `UsageError` where that is no learning rate.
+    """
+    rate = own_learning_rate(strategy)
+    if rate is None:
+        return None
+    scaled = float(f"{rate * learning_rate_scale(model):.3g}")
+    if not is_rate(scaled):
+        raise UsageError(
+            f"strategy '{strategy.name}' comes to a learning rate of {scaled:g} for {model}",
+            "Give one: --set train.learning_rate=...",
+        )
+    return scaled
+
+
+def own_learning_rate(strategy: Strategy) -> float | None:
+    """What the strategy takes for its learning rate. Raises `UsageError` for what can be none."""
+    with guarded_class(type(strategy)):
+        rate = strategy.learning_rate_default()
+    if rate is not None and not is_rate(rate):
+        raise UsageError(
+            f"strategy '{strategy.name}' ({type(strategy).__module__}): its learning_rate_default() is {rate!r}",
+            "A learning rate is a number above 0 and at most 10; or give one: --set train.learning_rate=...",
+        )
+    return rate
+
+
+def settings_of(strategy: Strategy) -> dict[str, Any]:
+    """Every setting of a strategy as JSON holds it. Raises `UsageError` for what JSON cannot hold."""
+    with guarded_class(type(strategy)):
+        settings = strategy.model_dump(mode="json")
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"strategy '{strategy.name}' has a setting that no record can hold: {error}",
+            "Settings are text, numbers (not NaN), true, false, null, lists and mappings.",
+        ) from error
+    return settings
 
 
 def _engine_name(strategy: Strategy, asked: Asked) -> str:
@@ -153,11 +193,7 @@ def _strategy_problems(strategy: Strategy, asked: Asked, registry: Registry) -> 
         problems.append(
             f"strategy '{strategy.name}' needs worked examples, --shots 0 leaves none: give --shots 1 or more"
         )
-    if (
-        strategy.trains
-        and asked.train.get("learning_rate") is None
-        and strategy.learning_rate_default() is None
-    ):
+    if strategy.trains and asked.train.get("learning_rate") is None and own_learning_rate(strategy) is None:
         problems.append(
             f"strategy '{strategy.name}' has no default learning rate: give --set train.learning_rate=..."
         )

@@ -12,6 +12,7 @@ from typing import Any
 from harness.cards import CARDS
 from harness.contracts import Strategy, Task
 from harness.errors import EXIT_OK, StoreError
+from harness.plugins import guarded_class
 from harness.registry import Registry, load_registry
 from harness.report.text import MISSING, interval, make_console, print_table
 from harness.settings import format_value
@@ -38,9 +39,16 @@ def _entries(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     if kind == "runs":
         return _runs(Store(args.results))
     registry: Registry = load_registry(args.plugin)
+    for line in registry.skipped:
+        print(f"warning: {line}", file=sys.stderr)
     if kind == "tasks":
         return [_task(registry.tasks[name]) for name in sorted(registry.tasks)]
-    return [strategy_entry(registry.strategies[name]) for name in sorted(registry.strategies)]
+    return [_guarded_entry(registry.strategies[name]) for name in sorted(registry.strategies)]
+
+
+def _guarded_entry(cls: type[Strategy]) -> dict[str, Any]:
+    with guarded_class(cls):
+        return strategy_entry(cls)
 
 
 def _task(cls: type[Task]) -> dict[str, Any]:

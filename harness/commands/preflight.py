@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from harness.contracts import DataSource
 from harness.errors import MissingDependencyError
+from harness.plugins import guarded_class
 from harness.registry import Registry
 from harness.spec import RunSpec
 
@@ -49,4 +50,6 @@ def check_data(specs: Iterable[RunSpec], registry: Registry) -> None:
     """Read each task's local data once. Raises `DataError` naming the file and line of a bad row."""
     pairs = {(spec.task.name, spec.task.source): None for spec in specs if spec.task.source != "hub"}
     for name, source in pairs:
-        registry.task(name)().load(DataSource.parse(source))
+        task = registry.task(name)
+        with guarded_class(task):
+            task().load(DataSource.parse(source))

@@ -38,7 +38,7 @@ def repeat_command(spec: RunSpec, strategy: type[Strategy] | None = None, seeds:
     if spec.trains:
         words += ["--engine", spec.engine.name]
     for plugin in spec.plugins:
-        words += ["--plugin", plugin.path]
+        words += [] if plugin.package else ["--plugin", plugin.path]
     for section, said in _BY_OPTION.items():
         own = getattr(spec, section)
         for name, field in type(own).model_fields.items():

@@ -31,7 +31,7 @@ def report(args: argparse.Namespace) -> int:
         raise UsageError(f"--margin {args.margin:g}: expected points between 0 and 100, such as 2")
     if args.out:
         _check_out(args.out)
-    registry = load_registry()
+    registry = load_registry(with_installed=False)
     options = Options(
         command=lambda records: command_of(records, registry),
         reference=args.reference,

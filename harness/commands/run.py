@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    for line in registry.skipped:
+        say(f"warning: {line}")
     specs = parse_grid(args, registry, notify=lambda text: say(_framed(text)))
     store = Store(args.results)
     tuner = Tuner(specs, args.tune or study.tune or 1, store, force=args.force)

@@ -12,7 +12,7 @@ from harness.commands.tuning import print_tuning
 from harness.errors import EXIT_OK, UsageError, did_you_mean
 from harness.launch.progress import duration
 from harness.record import RunRecord, Score
-from harness.registry import load_registry
+from harness.registry import known_strategy
 from harness.report.rows import title_of
 from harness.report.text import GIB, MIB, MISSING, interval, make_console, number, print_table, small_percent
 from harness.spec import RunSpec
@@ -64,13 +64,11 @@ def find_run(text: str, store: Store) -> str:
 
 
 def _command(spec: RunSpec, args: argparse.Namespace) -> str:
-    """The command, short where the strategy is known here and complete where its plugin is not."""
-    plugins = [*args.plugin, *(plugin.path for plugin in spec.plugins)]
-    try:
-        strategy = load_registry(dict.fromkeys(plugins)).strategies.get(spec.strategy.name)
-    except UsageError:  # the plugin file is gone
-        strategy = None
-    return repeat_command(spec, strategy)
+    """The command, short where the strategy is known here and complete where its plugin is not.
+
+    A plugin that the run names is never loaded for being looked at: a run may be anybody's.
+    """
+    return repeat_command(spec, known_strategy(spec, args.plugin))
 
 
 def _print_record(console: Console, record: RunRecord) -> None:

@@ -17,6 +17,7 @@ from harness.launch.process import Child, Ending, Event, Follower, OnEvent, Stop
 from harness.launch.warm import WarmProcess
 from harness.lock import write_holders
 from harness.record import RunRecord
+from harness.search_path import child_variables
 from harness.spec import RunSpec
 from harness.store import Store, last_checkpoint
 
@@ -42,6 +43,7 @@ class LaunchOptions:
     def child_environment(self) -> dict[str, str]:
         """What is added to the environment of a run."""
         added = {**self.environment, "HARNESS_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        added |= child_variables()
         # glibc's own way to ask for huge pages: activations come and go by the gigabyte, and without them
         # a twentieth of a run on a CPU is spent on page faults. Only read when a process starts.
         added.setdefault("GLIBC_TUNABLES", os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"))

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -35,8 +36,8 @@ def run_device() -> torch.device:
     return torch.device("cuda", local)
 
 
-def environment(device: torch.device) -> Environment:
-    packages, python = package_versions(), python_version()
+def environment(device: torch.device, plugin_packages: Iterable[str] = ()) -> Environment:
+    packages, python = package_versions(plugin_packages), python_version()
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
     return Environment(

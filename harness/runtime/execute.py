@@ -117,7 +117,7 @@ def _record(run: Run, failure: Failure | None) -> RunRecord:
         scores=run.scores if failure is None else {},
         cost=run.cost(),
         phases=tuple(run.meter.phases),
-        environment=environment(run.device),
+        environment=environment(run.device, run.spec.plugin_packages),
         data=run.data,
         model=run.model_info,
         failure=failure,

@@ -93,9 +93,9 @@ class Run:
         return self.meter.phase(name)
 
     def _resolve_plugins(self) -> tuple[Strategy, Task]:
-        registry = load_registry(plugin.path for plugin in self.spec.plugins)
+        registry = load_registry(self.spec.plugins, with_installed=False)
         loaded = {plugin.sha256 for plugin in registry.origins.values()}
-        for plugin in self.spec.plugins:
+        for plugin in self.spec.plugins:  # of an installed one only its loading shows what it is now
             if plugin.sha256 not in loaded:
                 raise UsageError(
                     f"plugin {plugin.path} changed since this run was described", "Run the command again."

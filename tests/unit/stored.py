@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from harness.cli import main
 from harness.files import write_json_atomic
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
-from harness.spec import ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
+from harness.spec import ModelSpec, PluginSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 from harness.stats.intervals import wilson
 
 GIB = 2**30
@@ -52,6 +52,7 @@ def write_run(
     fraction: float = 0.01,
     steps: int = 10,
     failed: bool = False,
+    plugins: tuple[PluginSpec, ...] = (),
 ) -> str:
     """Write one run under `root` and return its id. 1: the item was answered right."""
     n = len(correct)
@@ -61,6 +62,7 @@ def write_run(
         task=TaskSpec(name=task, scoring=scoring, shots=shots),
         train=TrainSpec(**{"learning_rate": 1e-3, **(train or {})}) if trains else TrainSpec(),
         seed=seed,
+        plugins=plugins,
     )
     right = sum(correct)
     low, high = wilson(right, n)
