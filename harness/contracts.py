@@ -149,7 +149,10 @@ class BaseLoader(Protocol):
     def device(self) -> str: ...
 
     def load(self, *, dtype: str | None = None, quantization: Any = None) -> PreTrainedModel:
-        """The base model in `dtype` (default: the spec's), or quantised by a transformers config."""
+        """The base model in `dtype` (default: the spec's), or quantised by a transformers config.
+
+        `base_revision` of the model is the Hub's commit, None for one that is not from there.
+        """
         ...
 
 

@@ -104,6 +104,9 @@ class ModelInfo(Frozen):
     revision: str | None
     fingerprint: str | None = Field(description="SHA-256 over the weight files; None for a random model")
     dtype: str
+    quantization: str | None = Field(
+        None, description="how the checkpoint's own weights are stored quantised; None for plain ones"
+    )
     notes: tuple[str, ...] = ()
 
 

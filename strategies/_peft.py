@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -67,10 +68,26 @@ def attach(model: PreTrainedModel, config: Any, settings_at: str = "strategy") -
     method = str(getattr(config.peft_type, "value", config.peft_type))
     remedy = _remedy(model, settings_at)  # made now: a failed attempt leaves renamed layers behind
     try:
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
+        adapted = get_peft_model(
+            model, config, autocast_adapter_dtype=True, revision=getattr(model, "base_revision", None)
+        )
     except (ValueError, NotImplementedError) as error:
         raise UsageError(f"{method} cannot be attached to {type(model).__name__}: {error}", remedy) from error
+    _name_targets_apart(adapted, getattr(model, "removed_modules", ()))
     return trainable_in_float32(adapted)
+
+
+def _name_targets_apart(adapted: Any, removed: Sequence[str]) -> None:
+    """Let a saved configuration not reach into what was taken out of the model (a vision tower).
+
+    The whole model has it, and layers of the same names in it.
+    """
+    config = adapted.peft_config[adapted.active_adapter]
+    targets = getattr(config, "target_modules", None)
+    if not removed or not isinstance(targets, (set, list, tuple)):
+        return
+    outside, names = ("|".join(map(re.escape, sorted(part))) for part in (removed, targets))
+    config.target_modules = rf"(?!(?:{outside})\.)(?:.*\.)?(?:{names})"
 
 
 def trainable_in_float32(model: torch.nn.Module) -> torch.nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.contracts import BaseLoader, Strategy
+from harness.errors import UsageError
 from strategies._peft import trainable_in_float32
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ class Full(Strategy):
         return base.load(dtype="float32")
 
     def adapt(self, model: PreTrainedModel) -> torch.nn.Module:
-        """`model` with every weight trainable, in float32."""
+        """`model` with every weight trainable, in float32. Raises `UsageError` for quantised weights."""
+        if getattr(model, "is_quantized", False):
+            raise UsageError(
+                "full: the checkpoint's weights are stored quantised, and such weights cannot be trained",
+                "Give the checkpoint that is not quantised, or use lora, which adapts it as it is stored.",
+            )
         return trainable_in_float32(model.requires_grad_(True))
 
     def finish(self, model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:

@@ -58,6 +58,7 @@ _WARNS: dict[str, Callable[[RunRecord], Any]] = {
     "model": lambda record: record.spec.model.name,
     "model weights": lambda record: record.model.fingerprint if record.model else None,
     "worked examples (shots)": lambda record: record.spec.task.shots,
+    "weights stored quantised": lambda record: (record.model and record.model.quantization) or "no",
     "precision": lambda record: record.spec.model.dtype,
     "attention": lambda record: record.spec.model.attention,
     "device": _environment("device_name"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,11 +25,25 @@ from harness.record import ModelInfo
 from harness.runtime.cache import weights_sha256
 from harness.runtime.gguf import dequantised, package_weights
 from harness.runtime.hub import cached_snapshot, download_snapshot
-from harness.runtime.quantised import can_be_kept, load_quantised
+from harness.runtime.model_checks import refuse_acausal, refuse_adapter, refuse_incomplete
+from harness.runtime.not_loaded import CAUSES, not_loaded
+from harness.runtime.quantised import can_be_kept, load_quantised, name_model
+from harness.runtime.stored_quantised import (
+    compute_in,
+    described,
+    refuse_quantization,
+    stored_quantization,
+)
+from harness.runtime.text_path import keep_text_path
 from harness.spec import ModelSpec
 
 RANDOM = "random:"
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx")
+_BESIDE = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt",
+    "*.model", "*.tiktoken", "tekken.json", "generation_config.json",
+)  # fmt: skip
+"""Files of a model's folder that go with what was trained on it, by name: others may hold anything."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -52,16 +67,26 @@ def one_dtype(model: torch.nn.Module) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A model's folder on this machine, and where it came from."""
+    """A model's folder on this machine, and where it came from; `hub_id` of one from the Hub."""
 
     folder: Path
     source: Literal["hub", "dir", "package", "random"]
     revision: str | None
     notes: tuple[str, ...] = ()
+    hub_id: str | None = None
 
 
 def locate(spec: ModelSpec, *, weights: bool = True) -> Located:
-    """The folder of the spec's model, downloaded or made where needed; `weights` may be left out."""
+    """The folder of the spec's model, downloaded or made where needed; `weights` may be left out.
+
+    Raises `UsageError` where the folder holds an adapter.
+    """
+    located = _locate(spec, weights)
+    refuse_adapter(located.folder, spec.name)
+    return located
+
+
+def _locate(spec: ModelSpec, weights: bool) -> Located:
     if spec.name.startswith(RANDOM):
         plain = spec.model_copy(update={"name": spec.name.removeprefix(RANDOM)})
         inner = locate(plain, weights=False)
@@ -73,11 +98,11 @@ def locate(spec: ModelSpec, *, weights: bool = True) -> Located:
     hub_id = card.hub_id if card is not None else spec.name
     cached = cached_snapshot(hub_id, spec.revision, weights=weights)
     if cached is not None:
-        return Located(cached, "hub", cached.name)
+        return Located(cached, "hub", cached.name, hub_id=hub_id)
     if card is not None and card.package is not None and spec.revision is None:
         return _from_hub_or_package(hub_id, card.package, weights)
     folder = download_snapshot(hub_id, spec.revision, weights=weights)
-    return Located(folder, "hub", folder.name)
+    return Located(folder, "hub", folder.name, hub_id=hub_id)
 
 
 def _from_folder(folder: Path) -> Located:
@@ -96,7 +121,7 @@ def _from_hub_or_package(hub_id: str, package: str, weights: bool) -> Located:
         file = package_weights(package)
         note = f"weights dequantised from {file.name} of the Python package {package}"
         return Located(dequantised(file), "package", None, (note,))
-    return Located(folder, "hub", folder.name)
+    return Located(folder, "hub", folder.name, hub_id=hub_id)
 
 
 @dataclass(frozen=True)
@@ -117,31 +142,52 @@ class Base:
         return self.spec.dtype
 
     def load(self, *, dtype: str | None = None, quantization: Any = None) -> PreTrainedModel:
-        """The base model on the run's device, in `dtype` or quantised by a transformers config."""
+        """The base model on the run's device, in `dtype` or quantised by a transformers config.
+
+        Raises `UsageError` for what is not the causal language model that its name says.
+        """
         wanted = torch_dtype(dtype or self.spec.dtype)
         options: dict[str, Any] = {"dtype": wanted, "attn_implementation": self.spec.attention}
         if quantization is not None:
             options["quantization_config"] = quantization
-        if self.located.source == "random":
-            return self._random(options, quantization)
-        folder = self.located.folder
         try:
+            model = self._random(options) if self.located.source == "random" else self._stored(options)
+        except CAUSES as error:
+            raise not_loaded(self.spec.name, self.located.folder, error) from error
+        if (note := keep_text_path(model)) is not None:
+            self.notes.append(note)
+        refuse_acausal(self.spec.name, model)
+        self._name(model)
+        return model
+
+    def _stored(self, options: dict[str, Any]) -> PreTrainedModel:
+        """The weights of the checkpoint."""
+        folder, quantization = self.located.folder, options.get("quantization_config")
+        stored = stored_quantization(folder)
+        if stored is None:
             if can_be_kept(quantization, self.located.source):
                 return load_quantised(self._read, folder, options, self.device, self.notes)
             return self._read(folder, options)
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"model {self.spec.name}: {str(error).splitlines()[0] if str(error) else error!r}",
-                "It must be a causal language model with safetensors weights that transformers knows.",
-            ) from error
+        refuse_quantization(self.spec.name, stored, quantization)
+        self.notes.append(
+            f"the checkpoint is stored quantised ({described(stored)}): all methods, zero-shot and lora too, "
+            "compute with these weights"
+        )
+        model = self._read(
+            folder, {key: value for key, value in options.items() if value is not quantization}
+        )
+        compute_in(model, stored, quantization, options["dtype"])
+        return model
 
-    def _random(self, options: dict[str, Any], quantization: Any) -> PreTrainedModel:
+    def _random(self, options: dict[str, Any]) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(self.located.folder, local_files_only=True)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # of the weights that are not read
         torch.manual_seed(self.seed)
         plain = {name: value for name, value in options.items() if name != "quantization_config"}
         with torch.device(self.device):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **plain)
-        if quantization is None:
+        if len(plain) == len(options):
             return model
         # Weights are quantised as they are read, so these are written first.
         with tempfile.TemporaryDirectory() as name:
@@ -150,9 +196,20 @@ class Base:
             return self._read(Path(name), options)
 
     def _read(self, folder: Path, options: dict[str, Any]) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_pretrained(  # type: ignore[no-any-return]
-            folder, use_safetensors=True, local_files_only=True, device_map={"": self.device}, **options
-        )
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, device_map={"": self.device},
+            output_loading_info=True, **options,
+        )  # fmt: skip
+        refuse_incomplete(self.spec.name, model, info)
+        return model  # type: ignore[no-any-return]
+
+    def _name(self, model: PreTrainedModel) -> None:
+        """Where the model says it is from, which an adapter's configuration then says of its base."""
+        name = self.located.hub_id or str(self.located.folder)
+        if self.located.source == "random":
+            name = self.spec.name
+        name_model(model, name)
+        model.base_revision = self.located.revision
 
 
 def load_tokenizer(located: Located, spec: ModelSpec) -> PreTrainedTokenizerBase:
@@ -169,6 +226,13 @@ def load_tokenizer(located: Located, spec: ModelSpec) -> PreTrainedTokenizerBase
     return tokenizer  # type: ignore[no-any-return]
 
 
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy what belongs to a model beside its weights and configuration: the tokenizer, and how it generates."""
+    for file in sorted(path for pattern in _BESIDE for path in source.glob(pattern)):
+        if file.is_file() and not (target / file.name).exists():
+            shutil.copyfile(file, target / file.name)
+
+
 def context_length(model: Any, spec: ModelSpec) -> int:
     """Tokens of context: the spec's, else the model's own; less what virtual tokens take of it."""
     config = model.config.get_text_config()
@@ -182,11 +246,14 @@ def context_length(model: Any, spec: ModelSpec) -> int:
 
 def model_info(located: Located, spec: ModelSpec, notes: Sequence[str] = ()) -> ModelInfo:
     """What the record says of a model; `notes` are added to those of where it came from."""
-    fingerprint = None if located.source == "random" else weights_sha256(located.folder)
+    random = located.source == "random"
+    fingerprint = None if random else weights_sha256(located.folder)
+    stored = stored_quantization(located.folder)
     return ModelInfo(
         source=located.source,
         revision=located.revision,
         fingerprint=fingerprint,
         dtype=spec.dtype,
+        quantization=None if random or stored is None else described(stored),
         notes=(*located.notes, *notes),
     )

@@ -69,7 +69,7 @@ def load_quantised(
         notes.append(f"the quantised copy {target} could not be read ({error}): quantised anew")
         model = None
     if model is not None:
-        _name_after(model, folder)
+        name_model(model, str(folder))
         return model
     model = read(folder, options)
     if rank() == 0:
@@ -120,12 +120,12 @@ def _sums(target: Path, sha256: Callable[[Path], str]) -> bytes:
     return "".join(f"{sha256(path)}  {path.name}\n" for path in files).encode()
 
 
-def _name_after(model: PreTrainedModel, folder: Path) -> None:
+def name_model(model: PreTrainedModel, name: str) -> None:
     """Where the model says it is from: an adapter's configuration names its base by that."""
-    model.config._name_or_path = str(folder)
+    model.config._name_or_path = name
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            module.name_or_path = str(folder)
+            module.name_or_path = name
 
 
 def _keep(model: PreTrainedModel, target: Path) -> str:

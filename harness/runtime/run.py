@@ -31,6 +31,7 @@ from harness.runtime.models import (
     Base,
     autocast,
     context_length,
+    copy_tokenizer,
     load_tokenizer,
     locate,
     model_info,
@@ -39,6 +40,7 @@ from harness.runtime.models import (
 )
 from harness.runtime.scorer import Scorer
 from harness.runtime.scores import all_scores
+from harness.runtime.text_path import as_text_model
 from harness.runtime.token_cache import TokenCache
 from harness.spec import RunSpec
 
@@ -83,7 +85,7 @@ class Run:
         model = strategy.finish(model, torch_dtype(self.spec.model.dtype))
         if strategy.trains:
             with self._phase("save"):
-                self._save(model, strategy)
+                self._save(model, strategy, base)
         with self._phase("evaluate"):
             self._evaluate(model, task, tokenizer, splits)
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
@@ -231,11 +233,13 @@ class Run:
             "train_examples_per_second": throughput.rate(throughput.timed_examples),
         }
 
-    def _save(self, model: nn.Module, strategy: Strategy) -> None:
+    def _save(self, model: nn.Module, strategy: Strategy, base: Base) -> None:
         folder = self.folder / "adapter"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        strategy.save(model, folder)
+        strategy.save(as_text_model(model), folder)
+        if (folder / "config.json").is_file():  # a whole model, which can be given as --model
+            copy_tokenizer(base.located.folder, folder)
         weights = list(folder.rglob("*.safetensors"))
         if not weights:
             raise RuntimeError(f"strategy {strategy.name} saved no safetensors file")

@@ -216,7 +216,7 @@ def test_what_is_saved_predicts_what_was_scored(strategy: str, make: Make, tiny_
     task = load_registry().task("pubmedqa")()
     scorer = Scorer(
         model.eval(),
-        AutoTokenizer.from_pretrained(tiny_model_dir),
+        AutoTokenizer.from_pretrained(source),  # of full, its folder is a model of its own
         max_length=508 if strategy == "prefix" else 512,
         batch_tokens=1200,
         autocast=lambda: autocast(torch.device("cpu"), "float32" if strategy == "full" else "bfloat16"),
