@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import Example, Scoring, Task
 from harness.errors import DataError, UsageError
-from harness.runtime.cuts import cheapest_cuts, filled_rows
+from harness.runtime.cuts import alike, cheapest_cuts, filled_rows
 from harness.runtime.texts import Encoder, with_spaces_moved
 
 IGNORED = -100
@@ -143,15 +143,24 @@ class Cut:
     A pass has at most `budget` of them (or one example); and because a further pass costs as much
     as `overhead` tokens (reading all weights, starting every operation), one is only made where it
     saves more padding than that. `packed` passes have no padding to save: there are as few as fit.
+    Examples whose lengths are of different `kind` never share a pass.
     """
 
     budget: int
     overhead: int = 0
     packed: bool = False
+    kind: Callable[[int], Hashable] = alike
 
 
 def micro_batches(lengths: dict[int, int], cut: Cut) -> list[list[int]]:
     """Indices sorted by length and cut where that costs least: a function of the lengths alone."""
+    kinds: dict[Hashable, dict[int, int]] = {}
+    for i in sorted(lengths, key=lambda i: (-lengths[i], i)):
+        kinds.setdefault(cut.kind(lengths[i]), {})[i] = lengths[i]
+    return [batch for own in kinds.values() for batch in _of_one_kind(own, cut)]
+
+
+def _of_one_kind(lengths: dict[int, int], cut: Cut) -> list[list[int]]:
     if cut.packed:
         return filled_rows(lengths, cut.budget)
     order = sorted(lengths, key=lambda i: (-lengths[i], i))

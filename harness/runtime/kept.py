@@ -70,6 +70,11 @@ def is_prompt_learning(model: Any) -> bool:
     return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
+def virtual_count(model: Any) -> int:
+    """Virtual tokens of a prompt-learning method."""
+    return int(model.active_peft_config.num_virtual_tokens)
+
+
 def virtual_tokens(model: Any) -> Kept:
     """What the text sees of a prompt-learning method's virtual tokens."""
     prompt = model.get_prompt(1)

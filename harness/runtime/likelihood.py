@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.runtime.kept import Kept, is_prompt_learning, row_limit
-from harness.runtime.passes import Answers, Passes, virtual_count
+from harness.runtime.cuts import alike
+from harness.runtime.kept import Kept, is_prompt_learning, row_limit, virtual_count
+from harness.runtime.passes import Answers, Passes
 from harness.runtime.positions import base_model, vocabulary_size
+from harness.runtime.rotary import rotary_of
 from harness.runtime.rows import Ids, PackedRow, batches, packed_rows, shared_beginnings
 from harness.runtime.side_by_side import passes_at_a_time, side_by_side
 
@@ -61,9 +63,13 @@ class Likelihood:
         self._scored = max(1, room // (4 * self.vocabulary))
         self.forward_seconds = 0.0
         self.branching = self.keeping = False
+        rotary = rotary_of(model)
+        self._kind = rotary.kind if rotary.steady is not None else alike
         self._limit = row_limit(model)
         if self._limit and is_prompt_learning(model):
             self._limit = max(0, self._limit - virtual_count(model))
+        if rotary.steady is not None:
+            self._limit = rotary.steady if self._limit is None else min(self._limit, rotary.steady)
         if self._limit != 0:
             self._try_out(max_length)
         if self.keeping:  # else a model of its own ways, that may keep something between passes too
@@ -79,7 +85,7 @@ class Likelihood:
 
         Raises torch.OutOfMemoryError where a single row does not fit.
         """
-        rows = packed_rows(pairs, branching=self.branching, limit=self._limit)
+        rows = packed_rows(pairs, branching=self.branching, limit=self._limit, kind=self._kind)
         answers: Answers = {}
         done = 0
         with self.open():
@@ -186,7 +192,7 @@ class Likelihood:
             started = time.perf_counter()
 
     def _batches(self, rows: list[PackedRow], kept: Kept | None) -> list[list[PackedRow]]:
-        return batches(rows, self.batch_tokens, kept.length if kept else 0, self._scored)
+        return batches(rows, self.batch_tokens, kept.length if kept else 0, self._scored, self._kind)
 
     def _one_by_one(
         self, waiting: list[list[PackedRow]], kept: Kept | None

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.runtime.kept import Kept, is_prompt_learning, virtual_tokens
+from harness.runtime.kept import Kept, is_prompt_learning, virtual_count, virtual_tokens
 from harness.runtime.positions import Positions, base_model, chosen_positions, float32_head
+from harness.runtime.rotary import forgetting
 from harness.runtime.rows import Ids, PackedRow, attention_mask
 
 _PARTS = 16
@@ -47,7 +48,11 @@ class Passes:
         was_training = self.model.training
         self.model.eval()
         try:
-            with float32_head(self.model), chosen_positions(self.model) as self._positions:
+            with (
+                forgetting(self.model),
+                float32_head(self.model),
+                chosen_positions(self.model) as self._positions,
+            ):
                 yield
         finally:
             self._positions = self._virtual = None
@@ -127,11 +132,6 @@ class Passes:
         with self._autocast():
             logits: torch.Tensor = model(**inputs).logits
         return logits
-
-
-def virtual_count(model: Any) -> int:
-    """Virtual tokens of a prompt-learning method."""
-    return int(model.active_peft_config.num_virtual_tokens)
 
 
 def _token_scores(

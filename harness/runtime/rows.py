@@ -11,13 +11,13 @@ Legend: B rows, T tokens of a row, P tokens computed before (kept keys and value
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from harness.errors import UsageError
-from harness.runtime.cuts import cheapest_cuts
+from harness.runtime.cuts import alike, cheapest_cuts
 
 Ids = tuple[int, ...]
 
@@ -59,6 +59,11 @@ class PackedRow:
     def length(self) -> int:
         """Tokens fed to the model."""
         return self.prompt_length + sum(len(branch.continuation) - 1 for branch in self.branches)
+
+    @property
+    def reach(self) -> int:
+        """Tokens of the longest of its texts, as far as they are fed: what each alone would be long."""
+        return len(self.prompt) + max((len(branch.continuation) for branch in self.branches), default=1) - 1
 
     @property
     def scored(self) -> int:
@@ -120,16 +125,21 @@ def clip(prompt: Sequence[int], continuation: Sequence[int], max_length: int) ->
 
 
 def packed_rows(
-    pairs: Sequence[tuple[Ids, Ids]], *, branching: bool, limit: int | None = None
+    pairs: Sequence[tuple[Ids, Ids]],
+    *,
+    branching: bool,
+    limit: int | None = None,
+    kind: Callable[[int], Hashable] = alike,
 ) -> list[PackedRow]:
     """Rows for distinct (prompt, continuation) pairs.
 
     Without `branching` (models that take no block mask) only single-token continuations share a
-    row with another; with it, as many as keep the row within `limit` tokens.
+    row with another; with it, as many as keep the row within `limit` tokens. Pairs of lengths of
+    different `kind` never do.
     """
-    rows: dict[Ids, list[PackedRow]] = {}
+    rows: dict[tuple[Ids, Hashable], list[PackedRow]] = {}
     for prompt, continuation in dict.fromkeys(pairs):
-        own = rows.setdefault(prompt, [])
+        own = rows.setdefault((prompt, kind(len(prompt) + len(continuation) - 1)), [])
         for row in own:
             length = row.length + len(continuation) - 1
             if len(continuation) == 1 or (branching and (limit is None or length <= limit)):
@@ -175,19 +185,27 @@ def _common_beginning(prompts: Sequence[Ids]) -> Ids:
 
 
 def batches(
-    rows: Sequence[PackedRow], budget: int, kept: int = 0, scored: int | None = None
+    rows: Sequence[PackedRow],
+    budget: int,
+    kept: int = 0,
+    scored: int | None = None,
+    kind: Callable[[int], Hashable] = alike,
 ) -> list[list[PackedRow]]:
     """Rows, longest first, in batches of at most `budget` padded tokens and little padding; plain and
-    branching ones apart, since only the latter need a mask of their own. `kept`: tokens computed before
-    each row; `scored`: positions of a batch at which logits are computed, at most.
+    branching ones apart, since only the latter need a mask of their own, and those whose texts' lengths
+    are of different `kind`. `kept`: tokens computed before each row; `scored`: positions of a batch at
+    which logits are computed, at most.
     """
 
     def fits(width: int, count: int) -> bool:
         return width * count <= budget and (width + kept) * count <= _KEPT_SHARE * budget
 
+    parts: dict[Hashable, list[PackedRow]] = {}
+    for row in rows:
+        parts.setdefault((not row.is_causal, kind(row.reach)), []).append(row)
     found: list[list[PackedRow]] = []
-    for plain in (True, False):
-        own = sorted((r for r in rows if r.is_causal == plain), key=lambda r: (-r.length, r.prompt))
+    for part in sorted(parts.values(), key=lambda part: not part[0].is_causal):
+        own = sorted(part, key=lambda r: (-r.length, r.prompt))
         passes = cheapest_cuts([row.length for row in own], fits, _OVERHEAD)
         for start, end in passes:
             found.extend(_divided(own[start:end], scored))

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from harness.runtime.positions import base_model
+from harness.runtime.rotary import rotary_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,8 +29,6 @@ _WITHOUT_STATE = (
     "peft.tuners.lora.bnb.", "peft.tuners.ia3.", "peft.tuners.prefix_tuning.", "peft.tuners.prompt_tuning.",
     "peft.tuners.p_tuning.",
 )  # fmt: skip
-_CHANGING_ROTARY = ("dynamic", "longrope")
-"""Position encodings that are set anew in a forward pass, by its longest row."""
 
 
 def passes_at_a_time(model: nn.Module, device: torch.device) -> int:
@@ -39,8 +37,7 @@ def passes_at_a_time(model: nn.Module, device: torch.device) -> int:
     """
     if device.type != "cpu" or not all(_keeps_nothing(module) for module in model.modules()):
         return 1
-    config = base_model(model).config.get_text_config()
-    if any(kind in str(getattr(config, "rope_parameters", None)) for kind in _CHANGING_ROTARY):
+    if rotary_of(model).steady is not None:  # set anew in a forward pass, by its longest row
         return 1
     return min(torch.get_num_threads(), _MOST)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.runtime.kernels import differentiable, kernels
 from harness.runtime.losses import answer_losses
 from harness.runtime.packing import packed_cut, refuse_untrainable
 from harness.runtime.positions import Positions, chosen_positions
+from harness.runtime.rotary import forgetting, rotary_of
 from harness.spec import RunSpec
 
 CPU_PASS_TOKENS = 64
@@ -56,7 +58,7 @@ def train_model(
         train_rows=train_rows,
         validation_rows=validation_rows,
         pad_id=int(tokenizer.pad_token_id or 0),
-        cut=packed or padded_cut(spec, arguments.device),
+        cut=replace(packed or padded_cut(spec, arguments.device), kind=rotary_of(model).kind),
         callback=callback,
     )
     if spec.train.early_stopping_patience is not None and plan.evaluation_steps is not None:
@@ -66,6 +68,7 @@ def train_model(
         differentiable(model),
         float32_short_attention(arguments.device),
         kernels(trainer.model, spec, arguments.device),
+        forgetting(trainer.model),
         chosen_positions(trainer.model) as positions,
     ):
         trainer.positions = positions
