@@ -211,6 +211,13 @@ class Strategy(BaseModel, ABC):
     def after_step(self, model: torch.nn.Module, step: int) -> None:
         """Called after optimiser step `step` (1-based); AdaLoRA re-allocates ranks here."""
 
+    def state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """What `after_step` keeps between steps outside trained weights: part of each checkpoint."""
+        return {}
+
+    def restore(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        """Take `state` back, on the CPU, when training goes on from the checkpoint that holds it."""
+
     def save(self, model: Any, folder: Path) -> None:
         """Write what was trained to `folder` as safetensors. PEFT models write only the adapter."""
         model.save_pretrained(folder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from harness.errors import UsageError, all_at_once, did_you_mean, unknown_name
+from strategies._adalora import orthogonality, rank_state, restore_ranks
 from strategies._peft import AdapterStrategy, refuse_gradient_checkpointing
 
 if TYPE_CHECKING:
@@ -159,17 +160,14 @@ class Peft(AdapterStrategy):
         if allocate is not None:
             allocate(step)
 
+    def state(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """AdaLoRA's moving averages of importance and, once ranks are allocated, which are kept."""
+        return rank_state(model) if self.peft_type == "ADALORA" else {}
 
-def orthogonality(model: torch.nn.Module, weight: float) -> torch.Tensor:
-    """`weight` times the mean distance of AdaLoRA's factors from orthonormal ones, a scalar."""
-    import torch
-
-    distances = []
-    for name, factor in model.named_parameters():
-        if ".lora_A." in name or ".lora_B." in name:
-            gram = factor @ factor.T if ".lora_A." in name else factor.T @ factor  # (r, r)
-            distances.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
-    return weight * torch.stack(distances).mean()
+    def restore(self, model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        """Raises `UsageError` for a checkpoint of AdaLoRA that holds no such state."""
+        if self.peft_type == "ADALORA":
+            restore_ranks(model, state)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from harness.runtime.kernels import differentiable, kernels
 from harness.runtime.losses import answer_losses
 from harness.runtime.packing import packed_cut, refuse_untrainable
 from harness.runtime.positions import Positions, chosen_positions
+from harness.runtime.strategy_state import restore_state, save_state
 from harness.runtime.rotary import forgetting, rotary_of
 from harness.spec import RunSpec
 
@@ -149,15 +150,23 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         """The weights of a checkpoint: what is trained. DeepSpeed writes them with its own state."""
         if not self.is_deepspeed_enabled and self.args.should_save:
             save_trained(self.model, Path(output_dir or self.args.output_dir))
+        if self.args.should_save:
+            save_state(self._strategy, self.model, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # in each engine after the weights
+        if checkpoint is not None:
+            restore_state(self._strategy, self.model, Path(checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
             load_trained(self.model, Path(self.state.best_model_checkpoint))
+        restore_state(self._strategy, self.model, Path(self.state.best_model_checkpoint))
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # counted by harness.runtime.flops instead, on what is really trained
