@@ -5,14 +5,14 @@ Differences are A less B in fractions of 1: positive favours A. Legend: S seeds,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.costs import CostRow, cost_rows
-from harness.errors import UsageError
+from harness.errors import StoreError, UsageError
 from harness.escape import plain
 from harness.report.audit import Difference, audit, comparable
 from harness.report.model import Tuning
@@ -80,12 +80,24 @@ class _Pair:
     other: Outcomes
 
 
-def compare_pairs(store: Store, pairs: Sequence[tuple[Group, Group]], margin: float) -> list[Comparison]:
+def compare_pairs(
+    store: Store, pairs: Sequence[tuple[Group, Group]], margin: float, warn: Callable[[str], None]
+) -> list[Comparison]:
     """Compare each pair; the pairs are one family. `margin` in fractions of 1.
 
+    A pair of which a run cannot be read is told to `warn` and left out, where another one is left.
     Raises `UsageError` naming what differs where scores must not be compared.
     """
-    prepared = [_prepared(store, *pair) for pair in pairs]
+    prepared, problems = [], []
+    for pair in pairs:
+        try:
+            prepared.append(_prepared(store, *pair))
+        except StoreError as error:
+            problems.append(error)
+    if problems and not prepared:
+        raise problems[0]
+    for problem in problems:
+        warn(f"{problem.message}: this comparison is left out")
     paired = [paired_test(own.a, own.b, own.one, own.other) for own in prepared]
     decided = verdicts(paired, margin=margin)
     return [

@@ -139,6 +139,10 @@ class RunRecord(Frozen):
             raise ValueError(f"status '{self.status}' does not fit failure {self.failure!r}")
         if self.status == "ok" and not (self.scores and self.data and self.environment and self.model):
             raise ValueError("a run that ended well has scores, data, model and environment")
+        if self.status == "ok":
+            accuracy = self.scores.get("accuracy")
+            if accuracy is None or not 0 <= accuracy.value <= 1 or accuracy.n < 1:
+                raise ValueError("a run that ended well has an accuracy from 0 to 1 on at least one item")
         return self
 
     def as_json(self) -> str:

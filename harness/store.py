@@ -8,7 +8,6 @@ ROOT/.replaced/RUN_ID-TIME/  what --force took the place of, until the new run e
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +18,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
+from harness.boundary import is_there, read_json, reading
 from harness.errors import StoreError
+from harness.escape import plain
 from harness.files import make_folder, sha256_of, store_error, write_json_atomic
 from harness.lock import locked
 from harness.record import SCHEMA_VERSION, RunRecord
@@ -29,6 +30,7 @@ __all__ = ["DEFAULT_ROOT", "State", "Store", "differences", "last_checkpoint", "
 
 DEFAULT_ROOT = Path("results/runs")
 REPLACED = ".replaced"
+FILES = ("spec.json", "record.json", "events.jsonl", "steps.jsonl", "predictions.parquet", "log.txt")
 State = Literal["absent", "unfinished", "ok", "failed", "interrupted"]
 StoredT = TypeVar("StoredT", bound=Frozen)
 
@@ -60,7 +62,8 @@ class Store:
         """The folder of `spec`, with its spec.json in it. Raises `StoreError` where another spec is there."""
         folder = self.folder(spec.run_id)
         make_folder(folder)
-        if (folder / "spec.json").exists():
+        _check_files(folder)
+        if is_there(folder / "spec.json"):
             self.check_same(spec, self.spec(spec.run_id))
         else:
             write_json_atomic(folder / "spec.json", spec)
@@ -93,9 +96,9 @@ class Store:
     def state(self, run_id: str) -> State:
         """How far a run is. Raises `StoreError` for a record that cannot be read."""
         folder = self.folder(run_id)
-        if (folder / "record.json").exists():
+        if is_there(folder / "record.json"):
             return self.record(run_id).status
-        return "unfinished" if (folder / "spec.json").exists() else "absent"
+        return "unfinished" if is_there(folder / "spec.json") else "absent"
 
     def run_ids(self) -> list[str]:
         """The names of all folders that hold a spec or a record."""
@@ -103,7 +106,7 @@ class Store:
             path.name
             for path in self._entries()
             if _SAFE_NAME.fullmatch(path.name)
-            and ((path / "spec.json").exists() or (path / "record.json").exists())
+            and (is_there(path / "spec.json") or is_there(path / "record.json"))
         )
 
     def records(self) -> tuple[list[RunRecord], list[str]]:
@@ -113,15 +116,15 @@ class Store:
         for path in self._entries():
             if path.name not in known:
                 if not path.name.startswith("."):
-                    problems.append(f"{path}: not a run, passed over")
+                    problems.append(plain(f"{path}: not a run, passed over"))
                 continue
             try:
-                if (path / "record.json").exists():
+                if is_there(path / "record.json"):
                     records.append(self.record(path.name))
                 else:
                     self.spec(path.name)
             except StoreError as error:
-                problems.append(error.message)
+                problems.append(plain(error.message))
         return records, problems
 
     def find(self, text: str) -> list[str]:
@@ -179,6 +182,14 @@ class Store:
             raise store_error(error, self.root, "read") from error
 
 
+def _check_files(folder: Path) -> None:
+    """Raise `StoreError` where a file of a run that will be written to is a pipe, a device or a link to one."""
+    for name in FILES:
+        path = folder / name
+        if is_there(path) and not path.is_file():
+            raise StoreError(f"{path} is no file, or cannot be read", f"Remove {path}.")
+
+
 def last_checkpoint(folder: Path) -> int | None:
     """The step of a run's newest checkpoint that was written to its end."""
     matches = (
@@ -217,30 +228,23 @@ def _digest(path: Path) -> str | None:
 def _read(path: Path, model: type[StoredT]) -> StoredT:
     """Read one of the store's JSON files. Raises `StoreError` that names the file and what to do."""
     remedy = f"Remove {path} or run it again with --force."
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise StoreError(f"there is no {path}", "See: python -m harness list runs") from error
-    except UnicodeDecodeError as error:
-        raise StoreError(f"{path} is not text", remedy) from error
-    except OSError as error:
-        raise store_error(error, path, "read") from error
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{path} is broken or cut off ({error})", remedy) from error
-    version = value.get("schema_version", SCHEMA_VERSION) if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} has schema version {version!r}, this medtune reads {SCHEMA_VERSION}",
-            "Read it with the medtune that wrote it, or run it again with --force.",
-        )
-    try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise StoreError(
-            f"{path} does not fit this medtune: {where}: {first['msg']}{more}", remedy
-        ) from error
+    with reading(path):
+        try:
+            text, value = read_json(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"there is no {path}", "See: python -m harness list runs") from error
+        version = value.get("schema_version", SCHEMA_VERSION) if isinstance(value, dict) else None
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} has schema version {version!r}, this medtune reads {SCHEMA_VERSION}",
+                "Read it with the medtune that wrote it, or run it again with --force.",
+            )
+        try:
+            return model.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "content"
+            more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+            raise StoreError(
+                f"{path} does not fit this medtune: {where}: {first['msg']}{more}", remedy
+            ) from error

@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from harness.boundary import read_json, reading
 from harness.errors import StoreError
 from harness.files import write_json_atomic
 from harness.record import Cost, Failure, RunRecord, Score
@@ -174,9 +175,12 @@ def read_tuning(folder: Path) -> Tuning | None:
     Raises `StoreError` for a file that cannot be read.
     """
     path = folder / FILE
-    try:
-        return Tuning.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read: {error}", f"Remove {path}.") from error
+    with reading(path):
+        try:
+            text, _ = read_json(path)
+        except FileNotFoundError:
+            return None
+        try:
+            return Tuning.model_validate_json(text)
+        except ValidationError as error:
+            raise StoreError(f"{path} cannot be read: {error}", f"Remove {path}.") from error

@@ -35,10 +35,14 @@ def compare(args: argparse.Namespace) -> int:
         )
     store = Store(args.results)
     selector = Selector(store, filters_of(args))
+
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr)
+
     for problem in selector.problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        warn(problem)
     found = pairs(*(selector.find(text) for text in asked))
-    comparisons = compare_pairs(store, found, args.margin)
+    comparisons = compare_pairs(store, found, args.margin, warn)
     if args.format == "json":
         print(json.dumps({"schema_version": 1, "comparisons": list(map(as_data, comparisons))}, indent=1))
     elif args.format == "markdown":

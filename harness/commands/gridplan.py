@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.commands.tuning import Tuner
+from harness.errors import StoreError
 from harness.forecast import Forecaster, total
 from harness.launch.devices import device_name
 from harness.launch.progress import duration
@@ -40,7 +41,7 @@ def make_items(
     forecaster = Forecaster([*_records(store), *_records(tuner.store)], device_name())
 
     def item(spec: RunSpec, where: Store, done: bool, trial: bool = False, open_rate: bool = False) -> Item:
-        state: State = "absent" if open_rate else where.state(spec.run_id)
+        state: State = "absent" if open_rate else _state(where, spec)
         started = resume and not force and state not in ("absent", "ok")
         resumes = started and last_checkpoint(where.folder(spec.run_id)) is not None
         fate: Fate = "done" if done else "to resume" if resumes else "to do"
@@ -57,6 +58,13 @@ def make_items(
         else:
             items.append(item(found, store, done=not force and store.state(found.run_id) == "ok"))
     return items
+
+
+def _state(store: Store, spec: RunSpec) -> State:
+    try:
+        return store.state(spec.run_id)
+    except StoreError:  # only a trial: it is tried, and why it cannot be is said then
+        return "failed"
 
 
 def _records(store: Store) -> list[RunRecord]:

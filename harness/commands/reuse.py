@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import EXIT_OK, EXIT_USAGE, StoreError, UsageError
 from harness.record import RunRecord
 from harness.spec import RunSpec
 from harness.store import Store
@@ -20,6 +22,28 @@ def reusable(spec: RunSpec, store: Store) -> RunRecord | None:
     record = store.record(spec.run_id)
     check_holds(spec, record, store)
     return record
+
+
+def usable(specs: Sequence[RunSpec], store: Store, *, force: bool) -> tuple[list[RunSpec], int]:
+    """The runs of a grid but those whose place in the store cannot be read or holds another's, which are
+    named; and the exit code for these. Raises their error where no run is left.
+    """
+    if force:
+        return list(specs), EXIT_OK
+    kept, problems = [], []
+    for spec in specs:
+        try:
+            if store.state(spec.run_id) == "ok":
+                store.check_same(spec, store.record(spec.run_id).spec)
+        except StoreError as error:
+            problems.append((spec.run_id, error))
+        else:
+            kept.append(spec)
+    if problems and not kept:
+        raise problems[0][1]
+    for run_id, problem in problems:
+        print(f"error: {run_id} is left out: {problem}", file=sys.stderr)
+    return kept, EXIT_USAGE if problems else EXIT_OK
 
 
 def check_holds(spec: RunSpec, record: RunRecord, store: Store) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from harness.commands.gridplan import Item, make_items, print_plan
 from harness.commands.preflight import check_data, check_packages
-from harness.commands.reuse import reusable
+from harness.commands.reuse import reusable, usable
 from harness.commands.tuning import Tuner, told
 from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from harness.launch.board import make_board
@@ -40,8 +40,10 @@ def run(args: argparse.Namespace) -> int:
 
     for line in registry.skipped:
         say(f"warning: {line}")
-    specs = parse_grid(args, registry, notify=lambda text: say(_framed(text)))
     store = Store(args.results)
+    asked = parse_grid(args, registry, notify=lambda text: say(_framed(text)))
+    # Of a run that is tuned it is the run at the chosen rate that is looked for, later.
+    specs, refusal = usable(asked, store, force=args.force or bool(args.tune or study.tune))
     tuner = Tuner(specs, args.tune or study.tune or 1, store, force=args.force)
     where, notice = places(args.parallel, args.processes)
     finals = [found for found in map(tuner.resolved, specs) if isinstance(found, RunSpec)]
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(dumped[0] if len(specs) == 1 and dumped else dumped, indent=1))
     elif records:
         print_runs(records)
-    return code
+    return max(code, refusal)
 
 
 def _items(specs: Sequence[RunSpec], tuner: Tuner, store: Store, args: argparse.Namespace) -> list[Item]:
@@ -120,7 +122,9 @@ class _Session:
         for failure in failures.values():
             store_failure(self._store, failure)
         self._tell_tuning(specs, tuner)
-        done = {} if self._args.force else _already_done(list(finals.values()), self._store)
+        kept, refusal = usable(list(finals.values()), self._store, force=self._args.force)
+        finals = {spec.run_id: spec for spec in kept}
+        done = {} if self._args.force else _already_done(kept, self._store)
         runs = self._launch([spec for run_id, spec in finals.items() if run_id not in done], self._store)
         if len(specs) == 1 and (trials.refusals or runs.refusals):
             raise next(iter({**trials.refusals, **runs.refusals}.values()))
@@ -132,7 +136,7 @@ class _Session:
             return records, EXIT_INTERRUPTED
         if any(record.status == "failed" for record in records):
             return records, EXIT_FAILED
-        return records, max(trials.refusal_code, runs.refusal_code)
+        return records, max(trials.refusal_code, runs.refusal_code, refusal)
 
     def _launch(self, specs: Sequence[RunSpec], store: Store, after: After | None = None) -> Outcomes:
         if not specs:

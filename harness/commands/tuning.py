@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.reuse import check_holds
+from harness.errors import StoreError
 from harness.launch.progress import duration
 from harness.record import RunRecord
 from harness.report.text import interval, number, print_table
@@ -43,7 +44,11 @@ class Tuner:
     def _decided(self, trials: Iterable[RunSpec]) -> dict[str, RunRecord]:
         found = {}
         for trial in trials:
-            if self.store.state(trial.run_id) in ("ok", "failed"):
+            try:
+                state = self.store.state(trial.run_id)
+            except StoreError:  # counts as missing; why it cannot be run either is said when it is its turn
+                continue
+            if state in ("ok", "failed"):
                 record = self.store.record(trial.run_id)
                 if is_decided(record):
                     check_holds(trial, record, self.store)

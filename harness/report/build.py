@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from harness import __version__
+from harness.boundary import is_there
 from harness.errors import UsageError, unknown_name
 from harness.record import RunRecord
 from harness.report.model import Report, Table
@@ -61,7 +62,7 @@ def _unfinished(store: Store, records: Sequence[RunRecord]) -> tuple[str, ...]:
     return tuple(
         name
         for name in store.run_ids()
-        if name not in done and not (store.folder(name) / "record.json").exists()
+        if name not in done and not is_there(store.folder(name) / "record.json")
     )
 
 

@@ -15,12 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
+from harness.boundary import reading
+from harness.errors import StoreError
+from harness.files import read_bounded
 from harness.report.model import Figure
 from harness.report.outcomes import Group, Outcomes
 from harness.stats.accuracy import accuracy
 from harness.store import Store
 
 BINS = 10
+MOST_STEPS_BYTES = 2**26
+DRAWN = 1e15
+"""Steps and losses beyond it are no numbers of a run (NaN and infinities neither)."""
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
@@ -83,14 +89,15 @@ def _curve(path: Path, seed: int, points: int) -> Curve | None:
             continue
     if not training and not validation:
         return None
-    return Curve(seed, thinned(training, points), tuple(validation))
+    return Curve(seed, thinned(training, points), thinned(validation, len(validation)))
 
 
 def _steps(path: Path) -> list[Any]:
     """The lines of steps.jsonl; none where the file cannot be read."""
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        with reading(path):
+            lines = read_bounded(path, MOST_STEPS_BYTES).splitlines()
+    except StoreError:
         return []
     try:
         found: list[Any] = from_json(b"[%s]" % b",".join(filter(None, lines)))  # quicker than each by itself
@@ -109,7 +116,7 @@ def _parsed(line: bytes) -> Any:
 def thinned(values: Sequence[tuple[float, float]], points: int) -> tuple[tuple[float, float], ...]:
     """At most `points` means of neighbours, so that nothing is drawn twice in one place."""
     table = np.array(values, dtype=np.float64).reshape(-1, 2)
-    table = table[np.isfinite(table).all(axis=1)]
+    table = table[(np.abs(table) <= DRAWN).all(axis=1)]
     if len(table) > points:
         starts = np.arange(points) * len(table) // points
         table = np.add.reduceat(table, starts) / np.diff(np.append(starts, len(table)))[:, None]

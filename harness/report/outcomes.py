@@ -13,11 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.boundary import reading
 from harness.errors import StoreError, UsageError
+from harness.files import read_bounded
 from harness.record import RunRecord
 from harness.report.labels import labels
 from harness.report.rows import title_of
 from harness.store import Store
+
+MOST_BYTES = 2**30
+"""Of a file of predictions; a million items take a tenth of it."""
+MOST_ITEMS = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ class Reader:
         for seen, ids, subgroups in self.known:
             if seen.equals(columns):
                 return ids, subgroups
+        for name in columns.column_names:
+            _check_texts(path, name, columns[name])
         ids, subgroups = (tuple(columns[name].to_pylist()) for name in ("example_id", "subgroup"))
         if len(set(ids)) != len(ids):
             raise StoreError(f"{path} holds an item twice", "Run it again with --force.")
@@ -107,12 +115,13 @@ def load_outcomes(store: Store, group: Group, reader: Reader | None = None) -> O
     reader = reader or Reader()
     tables = [_read(store.folder(record.run_id) / "predictions.parquet", reader) for record in group.records]
     ids, subgroups, _, _ = tables[0]
-    for record, (own_ids, _, _, _) in zip(group.records, tables, strict=True):
+    for record, (own_ids, _, correct, _) in zip(group.records, tables, strict=True):
         if own_ids is not ids and own_ids != ids:
             raise UsageError(
                 f"{record.run_id} was asked other items than {group.first.run_id}",
                 "Their data differ; run one of them again with --force.",
             )
+        _check_fits(store, record, len(own_ids), float(correct.mean()))
     confidences = [confidence for *_, confidence in tables if confidence is not None]
     return Outcomes(
         ids,
@@ -120,6 +129,17 @@ def load_outcomes(store: Store, group: Group, reader: Reader | None = None) -> O
         np.stack([correct for _, _, correct, _ in tables]),
         np.stack(confidences) if len(confidences) == len(tables) else None,
     )
+
+
+def _check_fits(store: Store, record: RunRecord, n: int, accuracy: float) -> None:
+    """Raise StoreError where the predictions are not those that the record's accuracy was made of."""
+    score = record.scores["accuracy"]
+    if score.n != n or abs(score.value - accuracy) > 1e-6:
+        raise StoreError(
+            f"{store.folder(record.run_id)}: its predictions have an accuracy of {accuracy:.4f} on {n} items, "
+            f"its record says {score.value:.4f} on {score.n}",
+            "Run it again with --force.",
+        )
 
 
 def aligned(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
@@ -146,19 +166,34 @@ def _columns(path: Path, columns: Sequence[str], wanted: Sequence[str] = ()) -> 
     import pyarrow.parquet as pq
 
     remedy = "Run it again with --force."
-    try:
-        with pq.ParquetFile(path) as file:
-            there = file.schema_arrow.names
-            missing = [name for name in columns if name not in there]
-            if missing:
-                raise StoreError(f"{path} has no column {', '.join(missing)}", remedy)
-            more = [name for name in wanted if name in there]
-            return file.read(columns=[*columns, *more], use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}", remedy) from error
+    # The bytes and not the path: a file of another kind would be waited for.
+    with pq.ParquetFile(pa.BufferReader(read_bounded(path, MOST_BYTES))) as file:
+        there = file.schema_arrow.names
+        missing = [name for name in columns if there.count(name) != 1]
+        if missing:
+            raise StoreError(f"{path} has no column {', '.join(missing)}, or several", remedy)
+        if not 0 < file.metadata.num_rows <= MOST_ITEMS:
+            raise StoreError(f"{path} holds {file.metadata.num_rows:,} items", remedy)
+        more = [name for name in wanted if there.count(name) == 1]
+        return file.read(columns=[*columns, *more], use_threads=False)
+
+
+def _check_texts(path: Path, name: str, column: Any) -> None:
+    """Raise StoreError where a column is of another type, or lacks a value."""
+    import pyarrow as pa
+
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise StoreError(f"{path}: {name} is {column.type} and no text", "Run it again with --force.")
+    if column.null_count:
+        raise StoreError(f"{path}: {column.null_count} items have no {name}", "Run it again with --force.")
 
 
 def _read(path: Path, reader: Reader) -> _Read:
+    with reading(path):
+        return _read_whole(path, reader)
+
+
+def _read_whole(path: Path, reader: Reader) -> _Read:
     wanted = ["logprobs"] if reader.confidences else []
     table = _columns(path, ["example_id", "subgroup", "correct"], wanted)
     ids, subgroups = reader.items(path, table)
@@ -170,14 +205,19 @@ def _read(path: Path, reader: Reader) -> _Read:
 
 
 def _confidence(logprobs: Any) -> NDArray[np.float32] | None:
-    """(n,) the largest probability over each item's choices. `logprobs`: an arrow array of n lists of K;
-    None where it is not, or one of them is empty.
+    """(n,) the largest probability over each item's choices. `logprobs`: an arrow array of n lists of K
+    numbers; None where it is not, or one of them is empty, missing, NaN or infinite.
     """
     import pyarrow as pa
 
     if not pa.types.is_list(logprobs.type) or logprobs.null_count:
         return None
-    values = logprobs.flatten().to_numpy(zero_copy_only=False)
+    inner = logprobs.flatten()
+    if not pa.types.is_floating(inner.type) or inner.null_count:
+        return None
+    values = inner.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+    if not np.isfinite(values).all():
+        return None
     offsets = logprobs.offsets.to_numpy()
     starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
     if not lengths.all():
