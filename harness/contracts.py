@@ -124,7 +124,10 @@ class Prediction:
     """What a model answered to one item. `logprobs` are natural logs, one a choice, unnormalised.
 
     `predicted` is the choice of highest log-likelihood (lm-eval's `acc`); `predicted_norm` the one
-    of highest log-likelihood a character of its text (lm-eval's `acc_norm`).
+    of highest log-likelihood a character of its text (lm-eval's `acc_norm`). Where the chosen option
+    says the same as the gold one, both are the gold one's. `same_as`: for each choice the first that
+    says the same; empty where each says something else. `merged`: one log-likelihood a text then, at
+    its first choice, and minus infinity at the others.
     """
 
     example_id: str
@@ -133,6 +136,8 @@ class Prediction:
     predicted_norm: int
     logprobs: tuple[float, ...]
     subgroup: str = ""
+    same_as: tuple[int, ...] = ()
+    merged: tuple[float, ...] = ()
 
     @property
     def correct(self) -> bool:

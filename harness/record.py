@@ -110,6 +110,23 @@ class ModelInfo(Frozen):
     notes: tuple[str, ...] = ()
 
 
+class Inputs(Frozen):
+    """What the model was shown and asked, where that is not all that was meant. Zeros: it was."""
+
+    truncated_items: int = Field(0, ge=0, description="scored items whose prompt did not fit the context")
+    truncated_item_tokens: int = Field(0, ge=0, description="tokens that their prompts lost, together")
+    shots_min: int | None = Field(
+        None, ge=0, description="worked examples that each item was scored behind, at least"
+    )
+    shots_mean: float | None = Field(None, ge=0, description="the same on average")
+    truncated_rows: int = Field(0, ge=0, description="training examples whose prompt did not fit")
+    truncated_row_tokens: int = Field(0, ge=0, description="tokens that their prompts lost, together")
+    tied_items: int = Field(0, ge=0, description="items all of whose choices score exactly the same")
+    repeated_gold_items: int = Field(
+        0, ge=0, description="items with the right answer's text more than once among the options"
+    )
+
+
 class Failure(Frozen):
     phase: str
     kind: Literal["out_of_memory", "non_finite_loss", "timeout", "crash", "interrupted", "error"]
@@ -130,6 +147,7 @@ class RunRecord(Frozen):
     environment: Environment | None = None
     data: DataInfo | None = None
     model: ModelInfo | None = None
+    inputs: Inputs | None = Field(None, description="of a run that ended well; None in older records")
     failure: Failure | None = None
     resumed: int = Field(0, ge=0, description="times training went on from a checkpoint")
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from harness import inputs
 from harness.cards import find_card
 from harness.commands.repeat import repeat_command
 from harness.commands.tuning import print_tuning
@@ -78,6 +79,8 @@ def _print_record(console: Console, record: RunRecord) -> None:
         _print_failure(console, record)
     if record.data and record.data.note:
         console.print(f"Data: {record.data.note}")
+    for sentence in inputs.of_record(record):
+        console.print(f"Inputs: {sentence}", highlight=False)
     _print_scores(console, record)
     _print_cost(console, record)
     _print_settings(console, record.spec)

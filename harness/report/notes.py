@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from harness import inputs
 from harness.record import RunRecord
 from harness.report.model import Cell, Table
 
 if TYPE_CHECKING:
+    from harness.report.outcomes import Group
     from harness.report.table import Options
 
 
@@ -50,6 +53,15 @@ def _verdict_notes(table: Table, options: Options) -> list[str]:
     if options.reference is not None and table.reference is None:
         return [f"No verdicts: there is no run of {options.reference} here."]
     return ["No verdicts: there is nothing to compare."] if _cells(table) else []
+
+
+def of_inputs(groups: Iterable[Group]) -> tuple[str, ...]:
+    """What models were not shown, or shown twice: once for groups of which the same is to be said."""
+    said: dict[str, list[str]] = {}
+    for group in groups:
+        for sentence in dict.fromkeys(s for record in group.records for s in inputs.of_record(record)):
+            said.setdefault(sentence, []).append(group.label)
+    return tuple(f"{', '.join(dict.fromkeys(names))}: {sentence}." for sentence, names in said.items())
 
 
 def _seed_notes(table: Table) -> list[str]:

@@ -74,7 +74,8 @@ class Builder:
             notes=(),
         )
         first = next((group.first for group in members.groups.values()), None)
-        return dataclasses.replace(table, notes=notes.of_table(table, self.options, first, repeated=repeated))
+        said = notes.of_table(table, self.options, first, repeated=repeated)
+        return dataclasses.replace(table, notes=(*notes.of_inputs(members.groups.values()), *said))
 
     def _cell(self, place: Place, group: Group) -> Cell:
         found = None

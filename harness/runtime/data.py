@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,22 @@ def _row(ids: list[int], first: int, answer_length: int, answer: str, max_length
         first = min(first, max_length - answer_length - 1)  # one token is the prompt's
         ids = ids[:first] + ids[first + cut :]
     return Row(tuple(ids), len(ids) - answer_length, cut)
+
+
+def refuse_outside(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], vocabulary: int) -> None:
+    """Raises UsageError for a token that an embedding of `vocabulary` lines has none for."""
+    encoder = Encoder(tokenizer)
+    if encoder.outside(vocabulary):
+        for row in rows:
+            encoder.refuse_outside(row.ids, vocabulary)
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
+    """The tokenizer's padding token where the embedding has a line for it; never attended to, so that any
+    other does as well.
+    """
+    own = tokenizer.pad_token_id
+    return int(own) if own is not None and own < vocabulary else 0
 
 
 def text_pairs(task: Task, examples: Sequence[Example], scoring: Scoring) -> list[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from lm_eval.evaluator import evaluate
 from harness.contracts import Example, Prediction, Scoring, Task
 from harness.errors import UsageError
 from harness.runtime.data import check_choices, shuffled
+from harness.runtime.prompts import UnscorableError
+from harness.runtime.scorer import Scorer
+from harness.runtime.shown import example_texts, same_texts
 
 SHOTS_SEED_OFFSET = 7_919
 """So that the shots are not simply the first examples of the first epoch."""
@@ -98,18 +103,20 @@ def predict(
     texts: bool = False,
 ) -> tuple[list[Prediction], list[Asked] | None]:
     """Score `test` with any lm-eval `LM`: predictions in the order of `test`, and, where `texts` are
-    wanted, what was asked.
+    wanted, what was asked. Our own LM leaves out whole worked examples of prompts that do not fit.
 
     Longest prompts first, a slice at a time: memory does not grow with the items, and one that does not
-    fit is found at the start.
+    fit is found at the start. Raises UsageError, naming the item, for one that cannot be scored.
     """
     check_choices(task, test, scoring)
     order = sorted(range(len(test)), key=lambda i: -len(task.prompt(test[i], scoring)))
     found: dict[int, tuple[Prediction, Asked]] = {}
-    for start in range(0, len(order), _SLICE):
-        part = order[start : start + _SLICE]
-        scored = _predict_slice(lm, task, [test[i] for i in part], shots, scoring)
-        found.update(zip(part, scored if texts else [(p, Asked("", ())) for p, _ in scored], strict=True))
+    examples = example_texts(task, shots, scoring)
+    with lm.prompts.beginning_with(examples) if isinstance(lm, Scorer) else contextlib.nullcontext():
+        for start in range(0, len(order), _SLICE):
+            part = order[start : start + _SLICE]
+            scored = _predict_slice(lm, task, [test[i] for i in part], shots, scoring)
+            found.update(zip(part, scored if texts else [(p, Asked("", ())) for p, _ in scored], strict=True))
     predictions = [found[i][0] for i in range(len(test))]
     return predictions, [found[i][1] for i in range(len(test))] if texts else None
 
@@ -118,38 +125,94 @@ def _predict_slice(
     lm: LM, task: Task, test: Sequence[Example], shots: Sequence[Example], scoring: Scoring
 ) -> list[tuple[Prediction, Asked]]:
     built = lm_eval_task(task, test, shots, scoring)
-    results = evaluate(lm, {task.name: built}, bootstrap_iters=0, log_samples=True)
+    try:
+        results = evaluate(lm, {task.name: built}, bootstrap_iters=0, log_samples=True)
+    except UnscorableError as error:
+        item = test[error.document] if error.document is not None else None
+        where = f"item {item.id}, choice {error.choice + 1}: " if item else ""
+        raise UsageError(f"{where}{error.reason}", error.remedy) from error
     samples = sorted(results["samples"][task.name], key=lambda sample: sample["doc_id"])
-    found = [
-        (_prediction(task, example, sample, scoring), Asked.of(sample))
-        for example, sample in zip(test, samples, strict=True)
+    _asked_as_meant([task.prompt(e, scoring) for e in test], samples, example_texts(task, shots, scoring))
+    answers = [_Answers.of(task, e, sample, scoring) for e, sample in zip(test, samples, strict=True)]
+    _agree(test, answers, results["results"][task.name])
+    return [
+        (_prediction(task, example, own, scoring), Asked.of(sample))
+        for example, own, sample in zip(test, answers, samples, strict=True)
     ]
-    _agree([prediction for prediction, _ in found], results["results"][task.name])
-    return found
 
 
-def _prediction(task: Task, example: Example, sample: dict[str, Any], scoring: Scoring) -> Prediction:
-    logprobs = tuple(float(response[0]) for response in sample["filtered_resps"])
-    if not all(math.isfinite(value) for value in logprobs):
-        raise FloatingPointError(f"a log-likelihood of item {example.id} is not finite: {logprobs}")
-    # lm-eval's acc_norm divides by the choice's length in characters.
-    lengths = [len(choice) for choice in task.choices(example, scoring)]
-    normed = [value / length for value, length in zip(logprobs, lengths, strict=True)]
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Of one item: log-likelihoods of its choices, and the choices that lm-eval's acc and acc_norm take."""
+
+    logprobs: tuple[float, ...]
+    predicted: int
+    predicted_norm: int
+
+    @classmethod
+    def of(cls, task: Task, example: Example, sample: dict[str, Any], scoring: Scoring) -> _Answers:
+        logprobs = tuple(float(response[0]) for response in sample["filtered_resps"])
+        if not all(math.isfinite(value) for value in logprobs):
+            raise FloatingPointError(f"a log-likelihood of item {example.id} is not finite: {logprobs}")
+        # lm-eval's acc_norm divides by the choice's length in characters.
+        lengths = [len(choice) for choice in task.choices(example, scoring)]
+        normed = [value / length for value, length in zip(logprobs, lengths, strict=True)]
+        return cls(logprobs, logprobs.index(max(logprobs)), normed.index(max(normed)))
+
+
+def _prediction(task: Task, example: Example, answers: _Answers, scoring: Scoring) -> Prediction:
+    """An option that says the same as the right one is the right one."""
+    same_as = same_texts(task, example, scoring)
+
+    def chosen(choice: int) -> int:
+        return example.gold if same_as and same_as[choice] == same_as[example.gold] else choice
+
     return Prediction(
         example_id=example.id,
         gold=example.gold,
-        predicted=logprobs.index(max(logprobs)),
-        predicted_norm=normed.index(max(normed)),
-        logprobs=logprobs,
+        predicted=chosen(answers.predicted),
+        predicted_norm=chosen(answers.predicted_norm),
+        logprobs=answers.logprobs,
         subgroup=example.subgroup,
+        same_as=same_as,
+        merged=_merged(answers.logprobs, task.choices(example, scoring), same_as),
     )
 
 
-def _agree(predictions: Sequence[Prediction], results: dict[str, Any]) -> None:
-    """Our accuracy must be lm-eval's; anything else is a bug and no number may leave."""
+def _merged(logprobs: Sequence[float], choices: Sequence[str], same_as: Sequence[int]) -> tuple[float, ...]:
+    """One log-likelihood a text: letters of one text add up, and what was asked twice counts once."""
+    if not same_as:
+        return ()
+    asked: dict[int, dict[str, float]] = {}
+    for value, choice, first in zip(logprobs, choices, same_as, strict=True):
+        asked.setdefault(first, {})[choice] = value
+    highest = max(logprobs)
+
+    def total(values: Iterable[float]) -> float:
+        return highest + math.log(max(math.fsum(math.exp(v - highest) for v in values), sys.float_info.min))
+
+    return tuple(total(asked[k].values()) if k in asked else -math.inf for k in range(len(logprobs)))
+
+
+def _asked_as_meant(
+    prompts: Sequence[str], samples: Sequence[dict[str, Any]], examples: Sequence[str]
+) -> None:
+    """What is counted of worked examples holds for contexts that begin with them, and go on with the prompt."""
+    beginning = "".join(examples)
+    for prompt, sample in zip(prompts, samples, strict=True):
+        if sample["arguments"][0][0] != beginning + prompt:
+            raise RuntimeError(f"document {sample['doc_id']}: lm-eval writes worked examples otherwise")
+
+
+def _agree(test: Sequence[Example], answers: Sequence[_Answers], results: dict[str, Any]) -> None:
+    """What the choices score must be lm-eval's accuracy; anything else is a bug and no number may leave.
+
+    Before options that say the same are taken for one another, which lm-eval does not do.
+    """
+    pairs = list(zip(test, answers, strict=True))
     own = {
-        "acc,none": sum(p.predicted == p.gold for p in predictions) / len(predictions),
-        "acc_norm,none": sum(p.predicted_norm == p.gold for p in predictions) / len(predictions),
+        "acc,none": sum(found.predicted == e.gold for e, found in pairs) / len(pairs),
+        "acc_norm,none": sum(found.predicted_norm == e.gold for e, found in pairs) / len(pairs),
     }
     for name, value in own.items():
         if abs(value - results[name]) > 1e-9:

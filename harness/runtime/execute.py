@@ -120,6 +120,7 @@ def _record(run: Run, failure: Failure | None) -> RunRecord:
         environment=environment(run.device, run.spec.plugin_packages),
         data=run.data,
         model=run.model_info,
+        inputs=run.inputs if failure is None else None,
         failure=failure,
         resumed=run.resumed,
     )

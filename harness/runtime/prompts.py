@@ -7,6 +7,7 @@ nearest to the question stay; all continuations of a context then see the same o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,15 @@ class Prompts:
         self.examples: tuple[str, ...] | None = None
         self.cuts: dict[str, Cut] = {}
 
+    @contextlib.contextmanager
+    def beginning_with(self, examples: tuple[str, ...]) -> Iterator[None]:
+        """While open, whole worked examples are left out of contexts that do not fit. Counts anew."""
+        self.examples, self.cuts = examples, {}
+        try:
+            yield
+        finally:
+            self.examples = None
+
     def pairs(self, texts: Sequence[tuple[str, str]]) -> list[Pair]:
         """Prompt and continuation ids of each, encoded as lm-eval does it for HFLM: together, then split
         behind the context's tokens; spaces at the context's end go to the continuation. Raises
@@ -84,12 +94,17 @@ class Prompts:
                 pair = self._without_context(tuple(next(alone)))
             try:
                 if self._may_be_outside:
-                    self.encoder.refuse_outside(pair[0] + pair[1], self.vocabulary)
+                    self.refuse_outside(pair[0] + pair[1])
                 clip(*pair, self.max_length)
             except UsageError as error:
                 raise UnscorableError(error.message, error.remedy, index) from error
             pairs.append(pair)
         return self._fitting([context for context, _ in moved], [own for _, own in moved], pairs)
+
+    def refuse_outside(self, ids: Sequence[int]) -> None:
+        """Raises UsageError for a token that the embedding has no line for."""
+        if self._may_be_outside:
+            self.encoder.refuse_outside(ids, self.vocabulary)
 
     def _encoded(self, texts: Sequence[str], special: bool | None = None) -> Iterator[list[int]]:
         for start in range(0, len(texts), _TOKENIZED_AT_ONCE):

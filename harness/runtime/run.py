@@ -17,10 +17,19 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example, Splits, Strategy, Task
 from harness.errors import UsageError
-from harness.record import Cost, DataInfo, ModelInfo, Score
+from harness.inputs import scoring_sentences, training_sentences
+from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.counting import count_parameters
-from harness.runtime.data import Row, check_choices, data_fingerprint, set_seed, shuffled, text_pairs
+from harness.runtime.data import (
+    Row,
+    check_choices,
+    data_fingerprint,
+    refuse_outside,
+    set_seed,
+    shuffled,
+    text_pairs,
+)
 from harness.runtime.deepspeed import prepare, whole_model
 from harness.runtime.device import rank, world_size
 from harness.runtime.evaluate import predict, worked_examples, write_predictions
@@ -38,8 +47,10 @@ from harness.runtime.models import (
     one_dtype,
     torch_dtype,
 )
+from harness.runtime.positions import vocabulary_size
 from harness.runtime.scorer import Scorer
 from harness.runtime.scores import all_scores
+from harness.runtime.shown import scored_inputs, trained_inputs
 from harness.runtime.text_path import as_text_model
 from harness.runtime.token_cache import TokenCache
 from harness.spec import RunSpec
@@ -65,6 +76,7 @@ class Run:
         self.scores: dict[str, Score] = {}
         self.data: DataInfo | None = None
         self.model_info: ModelInfo | None = None
+        self.inputs = Inputs()
         self.resumed = 0
         self._earlier_seconds = 0.0
         self._measured: dict[str, Any] = {}
@@ -218,6 +230,10 @@ class Run:
             cache.encode_pairs(tokenizer, text_pairs(task, examples, scoring), length)
             for examples in (self._train_examples(splits), splits.validation if asked else ())
         )
+        refuse_outside(tokenizer, (*rows, *validation), vocabulary_size(model))
+        self.inputs = trained_inputs(rows)
+        for notice in training_sentences(self.inputs, len(rows)):
+            self.events.notice(notice)
         return rows, validation
 
     def _measure_training(self, throughput: Throughput) -> None:
@@ -271,6 +287,11 @@ class Run:
             passes_at_a_time=own.workers,
         )  # fmt: skip
         self._measured["eval_examples_per_second"] = len(test) / self._measured["eval_seconds"]
+        self.inputs = scored_inputs(
+            task, test, shots, settings.scoring, predictions, scorer.prompts.cuts, self.inputs
+        )
+        for notice in scoring_sentences(self.inputs, len(test), len(shots)):
+            self.events.notice(notice)
         write_predictions(predictions, self.folder, asked)
         self.scores = all_scores(task, predictions, splits.train)
 

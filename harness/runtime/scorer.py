@@ -106,6 +106,8 @@ class Scorer(TemplateLM):  # type: ignore[misc]
     ) -> list[Answer]:
         """(summed log-likelihood in nats, greedy?) of each (text, prompt ids, continuation ids)."""
         pairs = [clip(prompt, continuation, self.max_length) for _, prompt, continuation in requests]
+        for prompt, continuation in pairs:
+            self.prompts.refuse_outside(prompt + continuation)
         answers = self.likelihood.score(pairs)
         return [answers[pair] for pair in pairs]
 

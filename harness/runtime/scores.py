@@ -38,9 +38,9 @@ def all_scores(task: Task, predictions: Sequence[Prediction], train: Sequence[Ex
     for subgroup in subgroups:
         own = np.array([p.subgroup == subgroup for p in predictions])
         scores[f"accuracy@{subgroup}"] = proportion((gold == predicted)[own])
-    chance = float(np.mean([1 / len(p.logprobs) for p in predictions]))
+    chance = float(np.mean([_share_right(p) for p in predictions]))
     scores["chance_accuracy"] = Score(value=chance, n=n)
-    return scores | _majority(gold, train, classes)
+    return scores | _majority(predictions, gold, train, classes)
 
 
 def proportion(hits: np.ndarray) -> Score:
@@ -58,7 +58,8 @@ def _macro_f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> Score:
 
 
 def _calibration(predictions: Sequence[Prediction], gold: np.ndarray) -> dict[str, Score]:
-    probabilities = choice_probabilities([p.logprobs for p in predictions])
+    probabilities = choice_probabilities([p.merged or p.logprobs for p in predictions])
+    gold = np.array([_first(p, int(g)) for p, g in zip(predictions, gold, strict=True)])
     scores = {}
     for name, values in (("nll", nll(probabilities, gold)), ("brier", brier(probabilities, gold))):
         low, high = normal_mean(values) if len(values) > 1 else (None, None)
@@ -68,13 +69,29 @@ def _calibration(predictions: Sequence[Prediction], gold: np.ndarray) -> dict[st
     return scores
 
 
-def _majority(gold: np.ndarray, train: Sequence[Example], classes: int) -> dict[str, Score]:
+def _first(prediction: Prediction, choice: int) -> int:
+    """The first choice that says the same as `choice`."""
+    in_range = choice < len(prediction.same_as)
+    return prediction.same_as[choice] if in_range else choice
+
+
+def _share_right(prediction: Prediction) -> float:
+    """What guessing scores: the choices that say what the right one says."""
+    right = _first(prediction, prediction.gold)
+    choices = range(len(prediction.logprobs))
+    return sum(_first(prediction, k) == right for k in choices) / len(choices)
+
+
+def _majority(
+    predictions: Sequence[Prediction], gold: np.ndarray, train: Sequence[Example], classes: int
+) -> dict[str, Score]:
     """What always answering the training split's commonest class scores on the test items."""
     if not train:
         return {}
     commonest = int(np.bincount([e.gold for e in train], minlength=classes).argmax())
-    guess = np.full_like(gold, commonest)
+    right = [_first(p, commonest) == _first(p, p.gold) for p in predictions]
+    guess = np.where(right, gold, commonest)
     return {
-        "majority_accuracy": Score(value=float((gold == commonest).mean()), n=len(gold)),
+        "majority_accuracy": Score(value=float(np.mean(right)), n=len(gold)),
         "majority_macro_f1": Score(value=macro_f1(gold, guess, classes), n=len(gold)),
     }

@@ -17,13 +17,23 @@ from harness.runtime.arguments import training_arguments
 from harness.runtime.attention import float32_short_attention
 from harness.runtime.callbacks import RunCallback, StepFigures
 from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
-from harness.runtime.data import IGNORED, Batch, Cut, Row, StepBatches, StepLoader, collate, micro_batches
+from harness.runtime.data import (
+    IGNORED,
+    Batch,
+    Cut,
+    Row,
+    StepBatches,
+    StepLoader,
+    collate,
+    micro_batches,
+    padding_id,
+)
 from harness.runtime.kernels import differentiable, kernels
 from harness.runtime.losses import answer_losses
 from harness.runtime.packing import packed_cut, refuse_untrainable
-from harness.runtime.positions import Positions, chosen_positions
-from harness.runtime.strategy_state import restore_state, save_state
+from harness.runtime.positions import Positions, chosen_positions, vocabulary_size
 from harness.runtime.rotary import forgetting, rotary_of
+from harness.runtime.strategy_state import restore_state, save_state
 from harness.spec import RunSpec
 
 CPU_PASS_TOKENS = 64
@@ -58,7 +68,7 @@ def train_model(
         spec=spec,
         train_rows=train_rows,
         validation_rows=validation_rows,
-        pad_id=int(tokenizer.pad_token_id or 0),
+        pad_id=padding_id(tokenizer, vocabulary_size(model)),
         cut=replace(packed or padded_cut(spec, arguments.device), kind=rotary_of(model).kind),
         callback=callback,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from lm_eval.api.model import LM
+from fixed_lm import Fixed
 
 from harness.contracts import Example, Prediction
 from harness.errors import UsageError
@@ -20,25 +20,6 @@ from harness.runtime.evaluate import predict, worked_examples, write_predictions
 from harness.runtime.scores import all_scores, proportion
 
 Examples = Callable[..., tuple[Example, ...]]
-
-
-class Fixed(LM):  # type: ignore[misc]
-    """Answers each request by a function of its texts, and keeps the requests."""
-
-    def __init__(self, answer: Callable[[str, str], float]) -> None:
-        super().__init__()
-        self.answer = answer
-        self.asked: list[tuple[str, str]] = []
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        self.asked += [request.args for request in requests]
-        return [(self.answer(*request.args), False) for request in requests]
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        raise NotImplementedError
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        raise NotImplementedError
 
 
 def by_length(context: str, continuation: str) -> float:
@@ -141,8 +122,7 @@ def test_predictions_file_has_the_columns_and_no_text(toy: Any, examples: Exampl
         "subgroup": "string",
     }
     assert table.to_pylist() == [
-        {**dataclasses.asdict(p), "logprobs": list(p.logprobs), "correct": p.gold == p.predicted}
-        for p in predictions
+        {name: getattr(p, name) for name in kinds} | {"logprobs": list(p.logprobs)} for p in predictions
     ]
     content = (tmp_path / "predictions.parquet").read_bytes()
     assert SECRET.encode() not in content
