@@ -49,7 +49,7 @@ def trained(spec: RunSpec, strategy: Strategy, task: Task, examples: list[Exampl
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, per_device_train_batch_size=train.batch_size, max_steps=plan.steps,
-            bf16=dtype == torch.bfloat16,
+            bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16,
             use_cpu=not torch.cuda.is_available(), learning_rate=train.required_learning_rate,
             lr_scheduler_type=train.schedule, warmup_steps=int(train.warmup_ratio * plan.steps),
             weight_decay=train.weight_decay, max_grad_norm=train.max_grad_norm, seed=spec.seed,

@@ -11,7 +11,7 @@ from harness.contracts import Strategy
 from harness.errors import did_you_mean
 from harness.plugins import guarded_class
 from harness.settings import Assignment, build, parse_assignments
-from harness.spec import EngineSpec, ModelSpec, TaskSpec, TrainSpec
+from harness.spec import AskedModel, EngineSpec, TaskSpec, TrainSpec
 
 # Settings with an option, and a key in a study file, of their own: option, section, setting.
 SHORT_FORMS = (
@@ -91,7 +91,7 @@ def check_sections(assignments: Sequence[Assignment], problems: list[str]) -> As
         if assignment.section != "strategy":
             getattr(asked, assignment.section)[assignment.path[0]] = assignment.value
     found: list[str] = []
-    build(ModelSpec, asked.model, "model", found)
+    build(AskedModel, asked.model, "model", found)
     build(TaskSpec, {"name": "any", **asked.task}, "task", found)
     build(TrainSpec, asked.train, "train", found)
     build(EngineSpec, asked.engine, "engine", found)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -179,6 +179,10 @@ class Strategy(BaseModel, ABC):
     default_engine: ClassVar[Literal["plain", "deepspeed"]] = "plain"
     default_shots: ClassVar[int] = 0
     packages: ClassVar[tuple[str, ...]] = ()
+
+    def at_precision(self, dtype: str) -> Self:
+        """These settings for a run in `dtype`, with what follows a run's precision filled in; most have none."""
+        return self
 
     def load(self, base: BaseLoader) -> PreTrainedModel:
         """The base model. Frozen weights stay in the spec's dtype (the precision rule)."""

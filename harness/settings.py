@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import UsageError, did_you_mean
-from harness.spec import EngineSpec, ModelSpec, TaskSpec, TrainSpec
+from harness.spec import AskedModel, EngineSpec, TaskSpec, TrainSpec
 
 if TYPE_CHECKING:
     import yaml
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 SECTIONS: dict[str, type[BaseModel] | None] = {
-    "model": ModelSpec,
+    "model": AskedModel,
     "train": TrainSpec,
     "engine": EngineSpec,
     "task": TaskSpec,

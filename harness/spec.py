@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.contracts import Scoring
 
+AUTO: Literal["auto"] = "auto"
+Dtype = Literal["bfloat16", "float16", "float32"]
+
 
 class Frozen(BaseModel):
     """Base of everything stored: immutable, unknown keys refused, no NaN."""
@@ -28,13 +31,25 @@ class ModelSpec(Frozen):
         description="a name from `list models`, a Hub id, a folder, or random:<name or folder>",
     )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub model")
-    dtype: Literal["bfloat16", "float32"] = Field(
+    # The default is what ids count from and no longer what a run gets: runs stored when it was are found
+    # where auto means bfloat16, and one in another precision is another run. A spec never says auto.
+    dtype: Dtype = Field(
         "bfloat16", description="of the frozen weights, and of autocast; float32 turns autocast off"
     )
     attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
         "sdpa", description="attention implementation; flex_attention trains on a GPU only"
     )
     max_length: int | None = Field(None, ge=8, description="tokens of context; default: the model's own")
+
+
+class AskedModel(ModelSpec):
+    """What may be asked of the model. harness.precision says what `auto` means before there is a spec."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(  # type: ignore[assignment]
+        AUTO,
+        description="of the frozen weights, and of autocast; auto: bfloat16 where the device has instructions "
+        "for it, else float32 on a CPU and float16 on a GPU",
+    )
 
 
 class StrategySpec(Frozen):

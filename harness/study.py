@@ -15,10 +15,21 @@ from harness.contracts import Strategy, Task
 from harness.errors import UsageError, all_at_once
 from harness.plugin_contract import is_rate
 from harness.plugins import guarded_class
+from harness.precision import Precision
 from harness.registry import Registry, load_registry, plugins_of
 from harness.settings import one_line
 from harness.sources import resolve_source
-from harness.spec import EngineSpec, ModelSpec, PluginSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
+from harness.spec import (
+    AUTO,
+    Dtype,
+    EngineSpec,
+    ModelSpec,
+    PluginSpec,
+    RunSpec,
+    StrategySpec,
+    TaskSpec,
+    TrainSpec,
+)
 from harness.study_file import Study, read_study
 
 EXAMPLE = "python -m harness run --strategy lora --task medqa"
@@ -29,17 +40,22 @@ Notify = Callable[[str], None]
 
 
 def parse_grid(
-    args: argparse.Namespace, registry: Registry | None = None, notify: Notify | None = None
+    args: argparse.Namespace,
+    registry: Registry | None = None,
+    notify: Notify | None = None,
+    precision: Precision | None = None,
 ) -> list[RunSpec]:
     """The runs that `run`'s options ask for, each once, in the order task, model, strategy, seed.
 
     Options replace what a study file says of the same thing. `notify` is told what the user should
-    know before the runs start. Raises one `UsageError` that names every problem.
+    know before the runs start; `precision` says what `model.dtype=auto` means. Raises one `UsageError`
+    that names every problem.
     """
     problems: list[str] = []
     study = read_study(args.study, problems) if args.study else Study()
     registry = registry or load_registry([*args.plugin, *study.plugins])
     notify = notify or (lambda text: None)
+    precision = precision or Precision()
     axes = command_axes(args)
     assignments = read_assignments(args, problems)
     variants = make_variants(study, axes, assignments, registry, problems)
@@ -59,10 +75,15 @@ def parse_grid(
     for task in tasks:
         if notice := sources[task.name][1]:
             notify(notice)
-    return _specs(variants, {name: source for name, (source, _) in sources.items()}, registry)
+    specs = _specs(variants, {name: source for name, (source, _) in sources.items()}, registry, precision)
+    for reason in precision.reasons:
+        notify(reason)
+    return specs
 
 
-def _specs(variants: Sequence[Variant], sources: dict[str, str], registry: Registry) -> list[RunSpec]:
+def _specs(
+    variants: Sequence[Variant], sources: dict[str, str], registry: Registry, precision: Precision
+) -> list[RunSpec]:
     """Every run of every variant, each once: task, model and seed in the order they were named."""
     tasks = _in_order(variant.tasks for variant in variants)
     models = _in_order(variant.models for variant in variants)
@@ -70,6 +91,7 @@ def _specs(variants: Sequence[Variant], sources: dict[str, str], registry: Regis
         resolve(
             variant.strategy,
             variant.asked,
+            precision,
             task=(task, sources[task]),
             model=model,
             seed=seed,
@@ -89,6 +111,7 @@ def _in_order(lists: Iterable[list[str]]) -> list[str]:
 def resolve(
     strategy: Strategy,
     asked: Asked,
+    precision: Precision,
     *,
     task: tuple[str, str],
     model: str,
@@ -112,9 +135,12 @@ def resolve(
         engine["name"] = _engine_name(strategy, asked)
         if engine["name"] == "deepspeed":
             engine |= asked.engine
+    dtype = precision.resolve(
+        asked.model.get("dtype", AUTO), trains_with_deepspeed=engine.get("name") == "deepspeed"
+    )
     return RunSpec(
-        model=ModelSpec(name=model, **asked.model),
-        strategy=StrategySpec(name=strategy.name, settings=settings_of(strategy)),
+        model=ModelSpec(**{**asked.model, "name": model, "dtype": dtype}),
+        strategy=StrategySpec(name=strategy.name, settings=settings_of(strategy, dtype)),
         task=TaskSpec(name=name, source=source, **task_values),
         train=TrainSpec(**train),
         engine=EngineSpec(**engine),
@@ -158,10 +184,10 @@ def own_learning_rate(strategy: Strategy) -> float | None:
     return rate
 
 
-def settings_of(strategy: Strategy) -> dict[str, Any]:
-    """Every setting of a strategy as JSON holds it. Raises `UsageError` for what JSON cannot hold."""
+def settings_of(strategy: Strategy, dtype: Dtype) -> dict[str, Any]:
+    """Every setting of a strategy in a run's precision, as JSON holds it. Raises `UsageError` for what JSON cannot hold."""
     with guarded_class(type(strategy)):
-        settings = strategy.model_dump(mode="json")
+        settings = strategy.at_precision(dtype).model_dump(mode="json")
     try:
         json.dumps(settings, allow_nan=False)
     except (ValueError, TypeError) as error:

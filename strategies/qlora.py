@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class QLora(Lora):
-    """NF4 weights, double quantisation, computation in bfloat16 and a paged optimiser.
+    """NF4 weights, double quantisation, computation in the run's precision and a paged optimiser.
 
     The adapter is `lora`'s, default for default, so that lora against qlora is a comparison of the
     quantisation and nothing else. The paper itself used r 64 and alpha 16:
@@ -42,8 +42,10 @@ class QLora(Lora):
     double_quantization: bool = Field(
         True, description="quantise the quantisation constants too: saves 0.37 bit a weight (QLoRA)"
     )
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="dtype that weights are dequantised to for a matrix product (QLoRA)"
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="dtype that weights are dequantised to for a matrix product (QLoRA: bfloat16); auto: that of "
+        "the run (model.dtype)",
     )
     quant_storage: Literal["uint8", "bfloat16"] = Field(
         "uint8",
@@ -54,17 +56,22 @@ class QLora(Lora):
         True, description="paged AdamW on a GPU: optimiser state may move to host memory (QLoRA)"
     )
 
+    def at_precision(self, dtype: str) -> Self:
+        """With `auto` as the compute dtype it means."""
+        return self.model_copy(update={"compute_dtype": dtype}) if self.compute_dtype == "auto" else self
+
     def load(self, base: BaseLoader) -> PreTrainedModel:
         """The base model with its linear layers quantised; all else stays in the spec's dtype."""
         import torch
         from transformers import BitsAndBytesConfig
 
+        compute = self.at_precision(base.dtype).compute_dtype
         model = base.load(
             quantization=BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type=self.quant_type,
                 bnb_4bit_use_double_quant=self.double_quantization,
-                bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype),
+                bnb_4bit_compute_dtype=getattr(torch, compute),
                 bnb_4bit_quant_storage=getattr(torch, self.quant_storage),
             )
         )

@@ -15,7 +15,7 @@ from harness.spec import RunSpec
 
 # Sections written as --set, and what of them an option of its own says.
 _BY_OPTION = {
-    "model": {"name"},
+    "model": {"name", "dtype"},
     "task": {"name", "source", "scoring", "shots", "limit"},
     "train": set[str](),
     "engine": {"name"},
@@ -39,6 +39,8 @@ def repeat_command(spec: RunSpec, strategy: type[Strategy] | None = None, seeds:
         words += ["--engine", spec.engine.name]
     for plugin in spec.plugins:
         words += [] if plugin.package else ["--plugin", plugin.path]
+    # Always: left out, it would be what suits the machine on which the command is given.
+    words += ["--set", f"model.dtype={spec.model.dtype}"]
     for section, said in _BY_OPTION.items():
         own = getattr(spec, section)
         for name, field in type(own).model_fields.items():

@@ -200,9 +200,11 @@ def _values(key: str, specs: Sequence[RunSpec]) -> str:
 
 
 def departures(spec: RunSpec) -> dict[str, object]:
-    """Every value of a spec that is not the spec's own default, by its dotted name."""
+    """Every value of a spec that is not the spec's own default, by its dotted name; and its precision."""
     plain = RunSpec.model_validate({"strategy": {"name": ""}, "task": {"name": ""}})
-    return {key: new for key, (_, new) in differences(plain, spec).items() if new is not None}
+    return {"model.dtype": spec.model.dtype} | {
+        key: new for key, (_, new) in differences(plain, spec).items() if new is not None
+    }
 
 
 def _would(item: Item, *, force: bool) -> str:

@@ -31,6 +31,7 @@ def cell_of(group: Group, outcomes: Outcomes | None, command: Command) -> Cell:
         trains=first.spec.trains,
         seeded=first.spec.seeded,
         learning_rate=first.spec.train.learning_rate,
+        precision=first.spec.model.dtype,
         seeds=group.seeds,
         run_ids=tuple(record.run_id for record in group.records),
         n=first.scores["accuracy"].n,

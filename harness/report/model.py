@@ -104,6 +104,7 @@ class Cell:
     trains: bool
     seeded: bool
     learning_rate: float | None
+    precision: str
     seeds: tuple[int, ...]
     run_ids: tuple[str, ...]
     n: int

@@ -26,7 +26,7 @@ def of_table(table: Table, options: Options, first: RunRecord | None, *, repeate
     found += _verdict_notes(table, options)
     found += _seed_notes(table)
     found += _average_notes(table, repeated)
-    found += _device_notes(table)
+    found += _precision_notes(table) + _device_notes(table)
     for column in table.columns:
         if column.note and table.world != "sample":
             found.append(f"{column.title}: {column.note}.")
@@ -86,6 +86,16 @@ def _average_notes(table: Table, repeated: bool) -> list[str]:
     incomplete = [row.label for row in table.rows if None in row.averages]
     left_out = f"; without one: {', '.join(incomplete)}" if incomplete else ""
     return [f"Averages are unweighted, and only over complete rows{left_out}."]
+
+
+def _precision_notes(table: Table) -> list[str]:
+    rows: dict[str, dict[str, None]] = {}
+    for cell in _cells(table):
+        rows.setdefault(cell.precision, {})[cell.label] = None
+    if len(rows) < 2:
+        return [f"Computed in {precision}." for precision in rows]
+    told = "; ".join(f"{precision} ({', '.join(labels)})" for precision, labels in rows.items())
+    return [f"Computed in different precisions: {told}."]
 
 
 def _device_notes(table: Table) -> list[str]:

@@ -19,6 +19,7 @@ class Row:
     shots: int
     limit: int | None
     model: str
+    precision: str
     strategy: str
     seed: int
     status: str
@@ -51,6 +52,7 @@ def row_of(record: RunRecord) -> Row:
         shots=spec.task.shots,
         limit=spec.task.limit,
         model=spec.model.name,
+        precision=spec.model.dtype,
         strategy=spec.strategy.name,
         seed=spec.seed,
         status=record.status,

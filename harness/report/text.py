@@ -67,6 +67,7 @@ def _memory(value: int | None) -> str:
 COLUMNS = (
     Column("strategy", lambda row: row.strategy, 100, right=False),
     Column("model", lambda row: row.model, 95, right=False),
+    Column("precision", lambda row: row.precision, 90, right=False),
     Column("scoring", lambda row: row.scoring, 94, right=False),
     Column("shots", lambda row: str(row.shots), 93),
     Column("limit", lambda row: number(row.limit), 92),
@@ -84,7 +85,7 @@ COLUMNS = (
     Column("run", lambda row: row.run_id, 30, right=False),
 )
 # Stand above a table instead of in it, where all its rows agree.
-IN_CAPTION = ("model", "scoring", "shots", "limit", "seed")
+IN_CAPTION = ("model", "precision", "scoring", "shots", "limit", "seed")
 # Rich's simple box: a space on both sides of each cell, one between cells, and one at each edge.
 PADDING = 3
 

@@ -18,7 +18,7 @@ float32 and 21 in bfloat16 for 10 rows of 75 tokens, 8 and 16 for 4 of 150, 20 a
 def float32_short_attention(device: torch.device) -> Iterator[None]:
     """While open, models with sdpa attention compute it in float32 on a CPU where rows are short.
 
-    Rounding is no more than in bfloat16: only the result is rounded to it.
+    Rounding is no more than in 16 bits: only the result is rounded to them.
     """
     if device.type != "cpu":
         yield
@@ -28,11 +28,11 @@ def float32_short_attention(device: torch.device) -> Iterator[None]:
     def attention(
         module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, Any]:  # fmt: skip
-        if query.dtype != torch.bfloat16 or key.shape[2] > _LONGEST:
+        if query.dtype not in (torch.bfloat16, torch.float16) or key.shape[2] > _LONGEST:
             return plain(module, query, key, value, mask, **kwargs)  # type: ignore[no-any-return]
         if mask is not None and mask.is_floating_point():
             mask = mask.float()
-        with torch.autocast("cpu", enabled=False):  # which would make it bfloat16 again
+        with torch.autocast("cpu", enabled=False):  # which would make it 16 bits again
             found, weights = plain(module, query.float(), key.float(), value.float(), mask, **kwargs)
         return found.to(query.dtype), weights
 

@@ -28,13 +28,17 @@ WARMUP_STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
-    """One optimiser step, summed over processes; `tokens` without padding."""
+    """One optimiser step, summed over processes; `tokens` without padding.
+
+    `loss_scale`: what its loss was multiplied by for the backward pass; None where it was not.
+    """
 
     step: int
     loss: float
     tokens: int
     answer_tokens: int
     examples: int
+    loss_scale: float | None = None
 
 
 class Throughput:
@@ -160,6 +164,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
             "tokens": figures.tokens,
             "seconds": seconds,
         }
+        if figures.loss_scale is not None:
+            row["loss_scale"] = figures.loss_scale
         if self._writes:
             append_json_line(self._steps_file, row)
         memory, kind = memory_now(self._device)

@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.evaluator import evaluate
 
 from harness.contracts import Example, Prediction, Scoring, Task
-from harness.errors import UsageError
+from harness.errors import NonFiniteLossError, UsageError
 from harness.runtime.data import check_choices, shuffled
 from harness.runtime.prompts import UnscorableError
 from harness.runtime.scorer import Scorer
@@ -153,7 +153,10 @@ class _Answers:
     def of(cls, task: Task, example: Example, sample: dict[str, Any], scoring: Scoring) -> _Answers:
         logprobs = tuple(float(response[0]) for response in sample["filtered_resps"])
         if not all(math.isfinite(value) for value in logprobs):
-            raise FloatingPointError(f"a log-likelihood of item {example.id} is not finite: {logprobs}")
+            raise NonFiniteLossError(
+                f"a log-likelihood of item {example.id} is not finite: {logprobs}",
+                "Compute in float32: --set model.dtype=float32 (float16 holds no number above 65,504).",
+            )
         # lm-eval's acc_norm divides by the choice's length in characters.
         lengths = [len(choice) for choice in task.choices(example, scoring)]
         normed = [value / length for value, length in zip(logprobs, lengths, strict=True)]

@@ -6,8 +6,9 @@ Importing this module registers it; lm-eval 0.4.13 has no entry points for model
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from lm_eval.api.registry import register_model
@@ -24,8 +25,9 @@ from harness.runtime.models import (
     locate,
     one_dtype,
 )
+from harness.runtime.precision import slow_products
 from harness.runtime.scorer import Scorer
-from harness.spec import ModelSpec
+from harness.spec import AUTO, Dtype, ModelSpec
 
 NAME = "medtune"
 
@@ -34,8 +36,9 @@ NAME = "medtune"
 class MedtuneLM(Scorer):
     """`pretrained` is what `--model` of a run may be; `peft` a folder with an adapter (a run's `adapter`).
 
-    `dtype`: auto (the weights' own), bfloat16 or float32; with an adapter that is float32 on a
-    bfloat16 model, scoring runs under autocast, as in a run. `batch_tokens` bounds a forward pass
+    `dtype`: bfloat16, float16, float32, or auto: the weights' own, and for 16-bit ones of which the device
+    has no products another that it has. With an adapter that is float32 on a 16-bit model, scoring runs
+    under autocast, as in a run. `batch_tokens` bounds a forward pass
     (default: by the free memory); lm-eval's batch sizes are taken and have no effect.
     """
 
@@ -53,10 +56,10 @@ class MedtuneLM(Scorer):
     ) -> None:
         spec = ModelSpec(name=str(pretrained), revision=revision, max_length=max_length)
         located = locate(spec)
-        spec = spec.model_copy(update={"dtype": _dtype(located, dtype)})
         # lm-eval asks for cuda:0 where nothing was asked; HFLM takes the CPU then, if there is no GPU.
         given = device is not None and (torch.cuda.is_available() or not device.startswith("cuda"))
-        where = device if given else run_device()
+        where = torch.device(device) if device is not None and given else run_device()
+        spec = spec.model_copy(update={"dtype": _dtype(located, dtype, where)})
         model: Any = Base(located, spec, str(where)).load()
         if peft is not None:
             model = _with_adapter(model, peft)
@@ -70,14 +73,22 @@ class MedtuneLM(Scorer):
         )
 
 
-def _dtype(located: Located, asked: str) -> str:
+def _dtype(located: Located, asked: str, device: torch.device) -> Dtype:
     found = asked
-    if asked == "auto":
+    if asked == AUTO:
         found = str(AutoConfig.from_pretrained(located.folder, local_files_only=True).dtype or "float32")
     found = found.removeprefix("torch.")
-    if found not in ("bfloat16", "float32"):
-        raise UsageError(f"dtype {asked} ({found}) is not supported", "Give dtype=bfloat16 or dtype=float32.")
-    return found
+    if found not in get_args(Dtype):
+        raise UsageError(
+            f"dtype {asked} ({found}) is not supported", f"Give dtype={' or dtype='.join(get_args(Dtype))}."
+        )
+    own = cast(Dtype, found)
+    slow = slow_products(device, own)
+    if slow is None:
+        return own
+    chosen: Dtype = own if asked != AUTO else "float32" if device.type == "cpu" else "float16"
+    logging.getLogger("lm_eval").warning("%s: %s; computed in %s", NAME, slow, chosen)
+    return chosen
 
 
 def _with_adapter(model: Any, folder: str) -> Any:

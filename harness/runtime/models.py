@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import (
@@ -35,7 +35,7 @@ from harness.runtime.stored_quantised import (
     stored_quantization,
 )
 from harness.runtime.text_path import keep_text_path
-from harness.spec import ModelSpec
+from harness.spec import Dtype, ModelSpec
 
 RANDOM = "random:"
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx")
@@ -44,7 +44,7 @@ _BESIDE = (
     "*.model", "*.tiktoken", "tekken.json", "generation_config.json",
 )  # fmt: skip
 """Files of a model's folder that go with what was trained on it, by name: others may hold anything."""
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -52,10 +52,10 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: str) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast for bfloat16 runs, nothing for float32 ones."""
+    """Autocast in a run's 16-bit precision; nothing for float32 ones."""
     if dtype == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch_dtype(dtype))
 
 
 def one_dtype(model: torch.nn.Module) -> bool:

@@ -48,6 +48,7 @@ from harness.runtime.models import (
     torch_dtype,
 )
 from harness.runtime.positions import vocabulary_size
+from harness.runtime.precision import slow_products
 from harness.runtime.scorer import Scorer
 from harness.runtime.scores import all_scores
 from harness.runtime.shown import scored_inputs, trained_inputs
@@ -123,6 +124,8 @@ class Run:
                 importlib.import_module(TRAINING)
                 prepare(self.spec)
             self.meter.imported()
+            if slow := slow_products(self.device, self.spec.model.dtype):
+                self.events.notice(slow)
             splits = task.load(DataSource.parse(self.spec.task.source))
             check_choices(task, self._test(splits), self.spec.task.scoring)
             located = locate(self.spec.model)

@@ -29,6 +29,7 @@ from harness.runtime.data import (
     padding_id,
 )
 from harness.runtime.kernels import differentiable, kernels
+from harness.runtime.loss_scale import LossScale, drop_gradients
 from harness.runtime.losses import answer_losses
 from harness.runtime.packing import packed_cut, refuse_untrainable
 from harness.runtime.positions import Positions, chosen_positions, vocabulary_size
@@ -129,6 +130,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self._cut = cut
         self._callback = callback
         self.positions: Positions | None = None
+        self._loss_scale = LossScale(spec, self.args.device)
         # The position hook keeps N logits of B x T, so a loss computed by the model would be wrong.
         self.model_accepts_loss_kwargs = False
 
@@ -160,11 +162,13 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         """The weights of a checkpoint: what is trained. DeepSpeed writes them with its own state."""
         if not self.is_deepspeed_enabled and self.args.should_save:
             save_trained(self.model, Path(output_dir or self.args.output_dir))
+            self._loss_scale.save(Path(output_dir or self.args.output_dir))
         if self.args.should_save:
             save_state(self._strategy, self.model, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint))
+        self._loss_scale.load(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # in each engine after the weights
@@ -187,6 +191,18 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         """Forward and backward of all micro-batches of one step; returns its loss, detached."""
         model.train()
         answer_tokens, tokens, examples = self._counts(inputs)
+        step = self.state.global_step + 1
+        while True:
+            scale = self._loss_scale.scale
+            loss = self._backward(model, inputs, answer_tokens)
+            figures = StepFigures(step, float(loss), tokens, answer_tokens, examples, scale)
+            self._callback.after_backward(figures)
+            if self.optimizer is None or self._loss_scale.settle(self.optimizer):
+                return loss
+            drop_gradients(self.model.parameters())
+
+    def _backward(self, model: nn.Module, inputs: list[Batch], answer_tokens: int) -> torch.Tensor:
+        """Gradients of a step's loss, all its micro-batches added up; returns the loss, detached."""
         world = self.args.world_size
         loss = torch.zeros(1, device=self.args.device)
         for i, micro in enumerate(inputs):
@@ -199,12 +215,9 @@ class StepTrainer(Trainer):  # type: ignore[misc]
                 if last and (penalty := self._strategy.penalty(self.model)) is not None:
                     scaled = scaled + penalty
                 kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-                self.accelerator.backward(scaled, **kwargs)
+                self.accelerator.backward(self._loss_scale.scaled(scaled), **kwargs)
             loss += nll.detach() / answer_tokens
-        self._sum_over_processes(loss)
-        figures = StepFigures(self.state.global_step + 1, float(loss), tokens, answer_tokens, examples)
-        self._callback.after_backward(figures)
-        return loss[0]
+        return self._sum_over_processes(loss)[0]
 
     def _counts(self, inputs: list[Batch]) -> tuple[int, int, int]:
         """Answer tokens, tokens and examples of a step, over all processes; batches are on the host."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from harness.cli import main
 from harness.files import write_json_atomic
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
-from harness.spec import ModelSpec, PluginSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
+from harness.spec import Dtype, ModelSpec, PluginSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 from harness.stats.intervals import wilson
 
 GIB = 2**30
@@ -36,6 +36,7 @@ def write_run(
     seed: int = 0,
     task: str = "medqa",
     model: str = "smollm2-135m",
+    dtype: Dtype = "bfloat16",
     scoring: str = "cloze",
     shots: int = 0,
     settings: dict[str, Any] | None = None,
@@ -57,7 +58,7 @@ def write_run(
     """Write one run under `root` and return its id. 1: the item was answered right."""
     n = len(correct)
     spec = RunSpec(
-        model=ModelSpec(name=model),
+        model=ModelSpec(name=model, dtype=dtype),
         strategy=StrategySpec(name=strategy, settings=settings or {}),
         task=TaskSpec(name=task, scoring=scoring, shots=shots),
         train=TrainSpec(**{"learning_rate": 1e-3, **(train or {})}) if trains else TrainSpec(),
@@ -82,7 +83,7 @@ def write_run(
             git=None, packages=packages, python="3.11", device_name=device, device_count=1, driver=None,
             fingerprint=f"{sorted(packages.items())}{device}",
         ),
-        "model": ModelInfo(source="package", revision=None, fingerprint="m", dtype="bfloat16"),
+        "model": ModelInfo(source="package", revision=None, fingerprint="m", dtype=dtype),
     }  # fmt: skip
     failure = Failure(phase="train", kind="out_of_memory", message="too big") if failed else None
     record = RunRecord(

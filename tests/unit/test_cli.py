@@ -193,7 +193,7 @@ def test_one_run_then_answered_from_the_store(cli):
 
 
 def test_json_is_a_record_or_a_list(cli):
-    code, out, err = cli(*STUB, "--json")
+    code, out, err = cli(*STUB, "--json", "--set", "model.dtype=float32")  # which leaves nothing to be told
     assert code == 0
     assert json.loads(out)["scores"]["accuracy"]["value"] == 0.5
     assert err == ""

@@ -177,7 +177,7 @@ def test_a_run_held_by_another_process_is_told_and_the_rest_goes_on(cli, tmp_pat
 
 def test_quiet_and_json_say_nothing(cli):
     assert cli("--seed", "0,1", "--parallel", "2", "--quiet")[2] == ""
-    _, out, err = cli("--seed", "0,1,2", "--json")
+    _, out, err = cli("--seed", "0,1,2", "--json", "--set", "model.dtype=float32")
     assert [record["spec"]["seed"] for record in json.loads(out)] == [0, 1, 2]
     assert err == ""
 

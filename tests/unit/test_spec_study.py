@@ -141,7 +141,7 @@ def test_all_problems_are_reported_at_once(grid):
         "--set strategy.rank=1: unknown setting 'rank'",
         "--set nonsense: expected KEY=VALUE",
         "train.epochs=-1: should be greater than 0",
-        "model.dtype=int3: should be 'bfloat16' or 'float32'",
+        "model.dtype=int3: should be 'auto', 'bfloat16', 'float16' or 'float32'",
         "strategy.r=many: should be a valid integer",
         "did you mean train.batch_size?",
         "strategy.scale of stub-tune is one value, not a group",

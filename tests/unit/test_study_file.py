@@ -310,7 +310,7 @@ def test_a_byte_order_mark_and_anchors(study):
 def test_what_has_no_effect_is_told_with_its_line(study, tmp_path):
     told = []
     study(
-        "grid: {strategy: stub-zero, task: stub-task}\ndata: sample\nset: {train.max_steps: 4}\n",
+        "grid: {strategy: stub-zero, task: stub-task}\ndata: sample\nset: {train.max_steps: 4, model.dtype: float32}\n",
         notify=told.append,
     )
     assert told == [f"{tmp_path}/study.yaml:3: train.max_steps has no effect: stub-zero does not train"]

@@ -14,7 +14,7 @@ import pytest
 from fixed_lm import Fixed
 
 from harness.contracts import Example, Prediction
-from harness.errors import UsageError
+from harness.errors import NonFiniteLossError, UsageError
 from harness.runtime import evaluate as module
 from harness.runtime.evaluate import predict, worked_examples, write_predictions
 from harness.runtime.scores import all_scores, proportion
@@ -62,7 +62,7 @@ def test_predictions_keep_the_order_of_the_test_items(toy: Any, examples: Exampl
 
 
 def test_a_likelihood_that_is_not_a_number_is_refused(toy: Any, examples: Examples) -> None:
-    with pytest.raises(FloatingPointError, match=r"item toy-[01]"):
+    with pytest.raises(NonFiniteLossError, match=r"item toy-[01]"):
         predict(Fixed(lambda *_: float("nan")), toy, examples(2), [], "cloze")
 
 
