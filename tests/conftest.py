@@ -115,3 +115,9 @@ class FolderLoader:
 def tiny_loader(tiny_model_dir: Path) -> FolderLoader:
     """Loads the tiny model, frozen weights in float32."""
     return FolderLoader(tiny_model_dir)
+
+
+@pytest.fixture
+def mixed_loader(tiny_model_dir: Path) -> FolderLoader:
+    """Loads the tiny model, frozen weights in bfloat16: a cast at the wrong place shows under autocast."""
+    return FolderLoader(tiny_model_dir, "bfloat16")

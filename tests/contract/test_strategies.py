@@ -93,26 +93,28 @@ def test_settings_survive_json(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_forward_is_finite(name: str, tiny_loader: Any) -> None:
+def test_forward_is_finite(name: str, mixed_loader: Any) -> None:
     with torch.no_grad():
-        logits = run(adapted(name, tiny_loader)).logits  # (B, T, V), or (B, P + T, V) after virtual tokens
+        logits = run(adapted(name, mixed_loader)).logits  # (B, T, V), or (B, P + T, V) after virtual tokens
     assert logits.shape[-1] == 512
     assert torch.isfinite(logits).all()
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(TRAINING)))
 def test_untrained_strategies_freeze_everything_and_write_nothing(
-    name: str, tiny_loader: Any, tmp_path: Path
+    name: str, mixed_loader: Any, tmp_path: Path
 ) -> None:
-    model = adapted(name, tiny_loader)
+    model = adapted(name, mixed_loader)
     assert not trainable(model)
     make(name).save(model, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_trained_weights_are_float32_and_frozen_ones_keep_the_base_dtype(name: str, tiny_loader: Any) -> None:
-    model = adapted(name, tiny_loader)
+def test_trained_weights_are_float32_and_frozen_ones_keep_the_base_dtype(
+    name: str, mixed_loader: Any
+) -> None:
+    model = adapted(name, mixed_loader)
     assert trainable(model)
     assert {w.dtype for w in trainable(model).values()} == {torch.float32}
     base = {w.dtype for n, w in frozen(model).items() if n.endswith(("norm.weight", "embed_tokens.weight"))}
@@ -120,8 +122,8 @@ def test_trained_weights_are_float32_and_frozen_ones_keep_the_base_dtype(name: s
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_one_step_moves_what_is_trained_and_nothing_else(name: str, tiny_loader: Any) -> None:
-    strategy, model = make(name), adapted(name, tiny_loader)
+def test_one_step_moves_what_is_trained_and_nothing_else(name: str, mixed_loader: Any) -> None:
+    strategy, model = make(name), adapted(name, mixed_loader)
     trained_before, frozen_before = trainable(model), frozen(model)
     one_step(strategy, model)
     for weight_name, weight in model.named_parameters():
@@ -132,34 +134,34 @@ def test_one_step_moves_what_is_trained_and_nothing_else(name: str, tiny_loader:
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_the_optimizer_has_each_trained_weight_once(name: str, tiny_loader: Any) -> None:
-    strategy, model = make(name), adapted(name, tiny_loader)
+def test_the_optimizer_has_each_trained_weight_once(name: str, mixed_loader: Any) -> None:
+    strategy, model = make(name), adapted(name, mixed_loader)
     optimizer = strategy.optimizer(model, TrainSpec(learning_rate=1e-3))
     held = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
     assert sorted(held) == sorted(id(weight) for weight in model.parameters() if weight.requires_grad)
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_the_seed_decides_the_start(name: str, tiny_loader: Any) -> None:
-    first, again, other = (trainable(adapted(name, tiny_loader, seed)) for seed in (1, 1, 2))
+def test_the_seed_decides_the_start(name: str, mixed_loader: Any) -> None:
+    first, again, other = (trainable(adapted(name, mixed_loader, seed)) for seed in (1, 1, 2))
     assert all(torch.equal(first[n], again[n]) for n in first)
     same = all(torch.equal(first[n], other[n]) for n in first)
     assert same == (name in FIXED_START)
 
 
 @pytest.mark.parametrize("name", TRAINING)
-def test_what_is_saved_gives_the_same_model(name: str, tiny_loader: Any, tmp_path: Path) -> None:
-    strategy, model = make(name), adapted(name, tiny_loader)
+def test_what_is_saved_gives_the_same_model(name: str, mixed_loader: Any, tmp_path: Path) -> None:
+    strategy, model = make(name), adapted(name, mixed_loader)
     one_step(strategy, model)
     model.eval()
     strategy.save(model, tmp_path)
     assert list(tmp_path.glob("*.safetensors"))
     assert not list(tmp_path.glob("*.bin"))
-    reloaded = reload(strategy, tiny_loader, tmp_path)
+    reloaded = reload(strategy, mixed_loader, tmp_path)
     with torch.no_grad():
         expected, found = run(model).logits, run(reloaded.eval()).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert not torch.equal(found, run(make("zero-shot").load(tiny_loader).eval()).logits)
+    assert not torch.equal(found, run(make("zero-shot").load(mixed_loader).eval()).logits)
 
 
 def reload(strategy: Strategy, loader: Any, folder: Path) -> Any:

@@ -129,7 +129,7 @@ def test_an_adapter_is_scored(tasks: Path, tiny_model_dir: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"), [("dtype=float16", "dtype=bfloat16"), ("peft=nowhere", "adapter_config.json")]
+    ("argument", "told"), [("dtype=int8", "dtype=bfloat16"), ("peft=nowhere", "adapter_config.json")]
 )
 def test_wrong_model_arguments_are_refused(
     argument: str, told: str, tasks: Path, tiny_model_dir: Path, monkeypatch: Any, capsys: Any

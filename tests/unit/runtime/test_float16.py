@@ -6,6 +6,7 @@ import functools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,13 +122,14 @@ def test_resumed_is_uninterrupted_to_the_bit_with_its_scale(
 def test_scoring_in_float16_is_close_to_float32(
     run_training: Any, tokenizer: Any, attention: str, make_spec: Any
 ) -> None:
-    requests = [("Which organ secretes insulin?", f" {word}") for word in ("Liver", "Pancreas", "Spleen")]
+    asked = [("Which organ secretes insulin?", f" {word}") for word in ("Liver", "Pancreas", "Spleen")]
+    requests = [SimpleNamespace(args=pair) for pair in asked]
     answers = {}
     for dtype in ("float32", "float16"):
         model = run_training.adapted(Lora(r=4), dtype, 0, attention=attention)
         cast = functools.partial(autocast, torch.device("cpu"), "float32" if one_dtype(model) else dtype)
         scorer = Scorer(model, tokenizer, max_length=128, autocast=cast)
-        answers[dtype] = [scorer.likelihood.score([pair])[pair][0] for pair in scorer._pairs(requests)]
+        answers[dtype] = [logprob for logprob, _ in scorer.loglikelihood(requests)]
     assert answers["float16"] == pytest.approx(answers["float32"], abs=0.02)
     assert answers["float16"] != answers["float32"]
 

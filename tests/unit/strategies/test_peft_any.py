@@ -50,9 +50,9 @@ def loss(model: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:Unsupported layer type")  # PEFT, of any norm but torch's own
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # torch, of PEFT's use of sparse tensors
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_trains(method: str, tiny_loader: Any, tmp_path: Path) -> None:
+def test_each_method_trains(method: str, mixed_loader: Any, tmp_path: Path) -> None:
     strategy = make(**METHODS[method])
-    base = strategy.load(tiny_loader)
+    base = strategy.load(mixed_loader)
     torch.manual_seed(0)
     model: Any = strategy.adapt(base)
     model.train()
@@ -72,9 +72,9 @@ def test_each_method_trains(method: str, tiny_loader: Any, tmp_path: Path) -> No
     assert (tmp_path / "adapter_model.safetensors").exists()
 
 
-def test_adalora_moves_its_rank_budget_and_keeps_its_rank_counters(tiny_loader: Any) -> None:
+def test_adalora_moves_its_rank_budget_and_keeps_its_rank_counters(mixed_loader: Any) -> None:
     strategy = make(peft_type="adalora", total_step=4, init_r=4, target_r=1, tinit=1, tfinal=1)
-    model: Any = strategy.adapt(strategy.load(tiny_loader))
+    model: Any = strategy.adapt(strategy.load(mixed_loader))
     counters = [weight for name, weight in model.named_parameters() if ".ranknum." in name]
     assert counters
     assert not any(weight.requires_grad for weight in counters)
@@ -102,16 +102,16 @@ def test_learning_rates_are_the_methods_own() -> None:
     assert make(peft_type="IA3").learning_rate_default() == 3e-3
 
 
-def test_a_saved_configuration_is_read_into_the_settings(tiny_loader: Any, tmp_path: Path) -> None:
+def test_a_saved_configuration_is_read_into_the_settings(mixed_loader: Any, tmp_path: Path) -> None:
     first = make(peft_type="LORA", r=4, target_modules=["q_proj", "k_proj"])
-    first.save(first.adapt(first.load(tiny_loader)), tmp_path)
+    first.save(first.adapt(first.load(mixed_loader)), tmp_path)
     for path in (tmp_path, tmp_path / "adapter_config.json"):
         again = Peft.model_validate({"config_file": str(path), "config": {"r": 2}})
         assert again.config_file is None  # what was read is in config: the stored spec needs no file
         assert again.config["r"] == 2
         assert set(again.config["target_modules"]) == {"q_proj", "k_proj"}
         assert not {"base_model_name_or_path", "inference_mode", "task_type"} & set(again.config)
-        model: Any = again.adapt(again.load(tiny_loader))
+        model: Any = again.adapt(again.load(mixed_loader))
         trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         assert trained == 2 * 2 * (128 + 96)
 
@@ -160,22 +160,22 @@ def test_wrong_files(content: str | None, message: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
 
 
-def test_wrong_target_modules_name_the_setting(tiny_loader: Any) -> None:
+def test_wrong_target_modules_name_the_setting(mixed_loader: Any) -> None:
     strategy = make(peft_type="VERA", target_modules=["q_porj"])
     with pytest.raises(UsageError, match=r"--set strategy\.config\.target_modules=\["):
-        strategy.adapt(strategy.load(tiny_loader))
+        strategy.adapt(strategy.load(mixed_loader))
 
 
-def test_what_peft_refuses_names_the_method_and_the_layers(tiny_loader: Any) -> None:
+def test_what_peft_refuses_names_the_method_and_the_layers(mixed_loader: Any) -> None:
     strategy = make(peft_type="ROAD", group_size=64)
     with pytest.raises(UsageError) as caught:
-        strategy.adapt(strategy.load(tiny_loader))
+        strategy.adapt(strategy.load(mixed_loader))
     assert "ROAD cannot be attached to LlamaForCausalLM: The out_features" in str(caught.value)
     assert "base_layer" not in str(caught.value)
 
 
-def test_cache_prefixes_refuse_gradient_checkpointing(tiny_loader: Any) -> None:
+def test_cache_prefixes_refuse_gradient_checkpointing(mixed_loader: Any) -> None:
     strategy = make(peft_type="PREFIX_TUNING", num_virtual_tokens=4)
-    model = strategy.adapt(strategy.load(tiny_loader))
+    model = strategy.adapt(strategy.load(mixed_loader))
     with pytest.raises(UsageError, match="does not work with gradient checkpointing"):
         strategy.optimizer(model, TrainSpec(learning_rate=1e-3, gradient_checkpointing=True))

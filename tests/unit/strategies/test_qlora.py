@@ -37,17 +37,19 @@ def test_linear_weights_are_nf4_with_double_quantisation(tiny_loader: Any) -> No
         assert weight.quant_state.state2 is not None
 
 
-def test_computation_is_bfloat16_and_all_else_keeps_the_base_dtype(tiny_loader: Any) -> None:
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])
+def test_computation_is_in_the_runs_precision_and_all_else_keeps_it(name: str, tiny_loader: Any) -> None:
     from bitsandbytes.nn import Linear4bit
 
-    model: Any = QLora().load(tiny_loader)
+    dtype = getattr(torch, name)
+    model: Any = QLora().load(type(tiny_loader)(tiny_loader.folder, name))
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     assert len(layers) == 2 * 7
-    assert {layer.compute_dtype for layer in layers} == {torch.bfloat16}
+    assert {layer.compute_dtype for layer in layers} == {dtype}
     other = [
         w for w in QLora().adapt(model).parameters() if not w.requires_grad and not hasattr(w, "quant_state")
     ]
-    assert {weight.dtype for weight in other} == {torch.bfloat16}
+    assert {weight.dtype for weight in other} == {dtype}
 
 
 def test_only_the_adapter_is_trained_and_counts_are_right(tiny_loader: Any) -> None:
