@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from harness.errors import UsageError, all_at_once, did_you_mean, unknown_name
 from strategies._adalora import orthogonality, rank_state, restore_ranks
+from strategies._lora_start import begin, fold, is_start
 from strategies._peft import AdapterStrategy, refuse_gradient_checkpointing
+from strategies._peft_config import build, checked, read
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from harness.spec import TrainSpec
-
-CONFIG_NAME = "adapter_config.json"
-TASK_TYPE = "CAUSAL_LM"
 
 # Best of the stored runs of the PEFT method comparison (MetaMathQA, Llama-3.2-3B,
 # github.com/huggingface/peft at 5d602fd), except IA3: its paper, arXiv 2205.05638. A method that
@@ -48,28 +44,6 @@ LEARNING_RATES: dict[str, float] = {
     "PREFIX_TUNING": 5e-3,
     "PROMPT_TUNING": 1e-3,
     "TRAINABLE_TOKENS": 2e-1,
-}
-
-# What a saved adapter_config.json says of its model and its making, not of the method.
-_NOT_SETTINGS = frozenset(
-    {
-        "auto_mapping",
-        "base_model_name_or_path",
-        "inference_mode",
-        "peft_type",
-        "peft_version",
-        "revision",
-        "runtime_config",
-        "task_type",
-    }
-)
-
-_NEEDS_TASK_IDS = "it needs a task's number beside each example, and a run here has one task"
-_REFUSED: dict[str, str] = {
-    "CPT": "it needs to know of each token which part of the prompt it belongs to",
-    "MULTITASK_PROMPT_TUNING": _NEEDS_TASK_IDS,
-    "POLY": _NEEDS_TASK_IDS,
-    "XLORA": "it mixes adapters that were trained before",
 }
 
 _CACHE_PREFIXES = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
@@ -110,8 +84,8 @@ class Peft(AdapterStrategy):
         config = dict(data.get("config", {}))
         path = data.get("config_file")
         if path is not None:
-            config = {**_read(Path(path)), **config}
-        return {**data, "config": _checked(config), "config_file": None}
+            config = {**read(Path(path)), **config}
+        return {**data, "config": checked(config), "config_file": None}
 
     @property
     def peft_type(self) -> str:
@@ -120,11 +94,19 @@ class Peft(AdapterStrategy):
 
     def peft_config(self) -> Any:
         """The method's `peft.PeftConfig`."""
-        return _build(self.config)
+        return build(self.config)
+
+    @property
+    def _start(self) -> str | None:
+        """PiSSA or OLoRA, where LoRA starts that way."""
+        init = self.config.get("init_lora_weights")
+        return str(init) if is_start(init) else None
 
     def adapt(self, model: PreTrainedModel) -> torch.nn.Module:
         """`model` wrapped as a `PeftModel`; adapter weights in float32, base weights frozen."""
         adapted = super().adapt(model)
+        if self._start is not None:
+            begin(adapted, self._start)
         if self.peft_type == "ADALORA":
             # PEFT's cast to float32 makes AdaLoRA's rank counters trainable when the base is in half
             # precision (seen in 0.21); they are constants, and are not saved with the adapter.
@@ -132,6 +114,10 @@ class Peft(AdapterStrategy):
                 if ".ranknum." in name:
                     weight.requires_grad_(False)
         return adapted
+
+    def finish(self, model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+        """As it was trained; PiSSA and OLoRA as a plain adapter for the base as it is."""
+        return fold(model) if self._start is not None else model
 
     def learning_rate_default(self) -> float | None:
         """The method's own, from the table above; else the class's."""
@@ -168,81 +154,3 @@ class Peft(AdapterStrategy):
         """Raises `UsageError` for a checkpoint of AdaLoRA that holds no such state."""
         if self.peft_type == "ADALORA":
             restore_ranks(model, state)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The settings in an adapter_config.json, or in the one inside a folder."""
-    file = path.expanduser()
-    file = file / CONFIG_NAME if file.is_dir() else file
-    remedy = f"Give a PEFT {CONFIG_NAME}, or a folder with one."
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"strategy.config_file {file}: {error.strerror}", remedy) from error
-    except ValueError as error:
-        raise UsageError(f"strategy.config_file {file}: not JSON: {error}", remedy) from error
-    if not isinstance(content, dict) or "peft_type" not in content:
-        raise UsageError(f"strategy.config_file {file}: has no peft_type", remedy)
-    return content
-
-
-def _checked(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with the method's name as PEFT spells it and without what is not a setting.
-
-    Raises `UsageError` on an unknown method, unknown settings, or values that PEFT refuses.
-    """
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    known = {str(kind.value): cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    usable = sorted(set(known) - set(_REFUSED))
-    if "peft_type" not in config:
-        raise UsageError(
-            "strategy peft: which method?",
-            f"Set one, such as --set strategy.config.peft_type=VERA; there are {', '.join(usable)}.",
-        )
-    peft_type = str(config["peft_type"]).upper().replace("-", "_")
-    if peft_type in _REFUSED:
-        raise UsageError(
-            f"strategy.config.peft_type {peft_type} cannot be used here: {_REFUSED[peft_type]}.",
-            f"There are {', '.join(usable)}.",
-        )
-    if peft_type not in known:
-        raise UsageError(unknown_name("strategy.config.peft_type", str(config["peft_type"]), usable))
-    task_type = config.get("task_type") or TASK_TYPE
-    if task_type != TASK_TYPE:
-        raise UsageError(
-            f"strategy.config.task_type is {task_type}, but every run here is {TASK_TYPE}.", "Leave it out."
-        )
-    settings = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
-    _check_keys(peft_type, settings, known[peft_type])
-    checked = {"peft_type": peft_type, **settings}
-    _build(checked)
-    return checked
-
-
-def _check_keys(peft_type: str, settings: dict[str, Any], config_class: Any) -> None:
-    valid = sorted({field.name for field in dataclasses.fields(config_class) if field.init} - _NOT_SETTINGS)
-    problems = [
-        f"unknown setting strategy.config.{key} of {peft_type}{did_you_mean(key, valid)}"
-        for key in settings
-        if key not in valid
-    ]
-    all_at_once(problems, f"{peft_type} has: {', '.join(valid)}.")
-
-
-def _build(config: dict[str, Any]) -> Any:
-    """The PEFT configuration of a checked `config`."""
-    from peft import get_peft_config
-
-    if config["peft_type"] == "ADALORA" and not config.get("total_step"):
-        raise UsageError(
-            "AdaLoRA plans its ranks over the whole run and needs the number of optimiser steps.",
-            "Set it, with the same number for the run: --set strategy.config.total_step=200 --set train.max_steps=200",
-        )
-    try:
-        return get_peft_config({**config, "task_type": TASK_TYPE})
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"strategy.config: {config['peft_type']} refuses these settings: {error}",
-            "Correct strategy.config.",
-        ) from error
