@@ -18,6 +18,7 @@ from harness.runtime.generation import generated_text
 from harness.runtime.likelihood import Likelihood
 from harness.runtime.passes import Answer
 from harness.runtime.prompts import Pair, Prompts, UnscorableError
+from harness.runtime.rotary import forgetting
 from harness.runtime.rows import clip
 
 _CHUNK_CHARACTERS = 8_000_000
@@ -130,15 +131,15 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode(), self._autocast():
-                return [
-                    generated_text(
-                        self.model, self.tokenizer, self.tok_encode(prompt), settings, self.max_length
-                    )
-                    for prompt, settings in (request.args for request in requests)
-                ]
+            with torch.inference_mode(), self._autocast(), forgetting(self.model):
+                return [self._generated(*request.args) for request in requests]
         finally:
             self.model.train(was_training)
+
+    def _generated(self, prompt: str, settings: dict[str, Any]) -> str:
+        ids = self.tok_encode(prompt)
+        self.prompts.refuse_outside(ids)
+        return generated_text(self.model, self.prompts.encoder, ids, settings, self.max_length)
 
 
 def _chunks(texts: Sequence[tuple[str, str]]) -> Iterator[list[int]]:
