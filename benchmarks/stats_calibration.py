@@ -35,7 +35,7 @@ from harness.stats import crossed
 from harness.stats.accuracy import effective_wilson
 from harness.stats.family import holm
 from harness.stats.intervals import wilson
-from harness.stats.mcnemar import Table, mcnemar_exact, tango_interval
+from harness.stats.mcnemar import Table, score_p, tango_interval
 from harness.stats.power import Design, power, smallest_detectable
 
 ITEMS = (100, 500, 1273)
@@ -123,7 +123,7 @@ def answers(
 def one_run(b: int, c: int, n: int) -> tuple[float, float, float]:
     """(p, low, high) of one run of each; both right and both wrong need not be told apart."""
     outcome = Table(0, b, c, n - b - c)
-    return (mcnemar_exact(outcome), *tango_interval(outcome))
+    return (score_p(outcome), *tango_interval(outcome))
 
 
 def compare(
@@ -140,7 +140,7 @@ def compare(
     v = crossed.variance(groups, n)
     difference = groups[0].accuracy - groups[1].accuracy
     half = crossed.half_width(v)
-    p = 2 * stats.t.sf(np.abs(difference) / np.sqrt(v.total), v.degrees)
+    p = 2 * crossed.tail(v, np.abs(difference))
     return p, difference - half, difference + half
 
 

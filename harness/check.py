@@ -19,14 +19,14 @@ from harness.checking.gates import (
 from harness.checking.saved import SavedBaseline, read
 from harness.checking.sides import Side, from_store, on_seeds
 from harness.compare import paired_test
-from harness.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError
+from harness.errors import EXIT_FAILED, EXIT_OK, EXIT_UNDECIDED, UsageError
 from harness.escape import plain
 from harness.report.audit import Difference, audit, comparable
-from harness.report.outcomes import Group, aligned, digest_of
-from harness.selection import Filters, Selector, listed, only, pairs, shared_seeds
+from harness.report.outcomes import Group, digest_of
+from harness.selection import Filters, Selector, listed, only, pairs
 from harness.store import Store
 
-EXIT_CODES: dict[Outcome, int] = {"pass": EXIT_OK, "fail": EXIT_FAILED, "cannot_tell": EXIT_USAGE}
+EXIT_CODES: dict[Outcome, int] = {"pass": EXIT_OK, "fail": EXIT_FAILED, "cannot_tell": EXIT_UNDECIDED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,11 @@ class CheckResult:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self.outcome]
+
+    @property
+    def caveat(self) -> str:
+        """What must be said of what the answer is about: of single runs, or with an assumed seed deviation."""
+        return next((gate.caveat for gate in self.gates if gate.required and gate.caveat), "")
 
 
 class Finder:
@@ -128,7 +133,8 @@ def check(
 ) -> CheckResult:
     """Check `candidate` against `baseline`. Raises `UsageError` for what is not there."""
     asked = finder.find(baseline)
-    base, cand, notes = _chosen(asked, finder.find(candidate))
+    base, cand = _chosen(asked, finder.find(candidate))
+    notes: list[str] = []
     found = audit(base.group.records, cand.group.records)
     if not comparable(found):
         breaks = "; ".join(str(d) for d in found if d.severity == "breaks")
@@ -139,7 +145,8 @@ def check(
         notes.append("the environment is the same on both sides: no anchor run is needed, none was made")
     elif anchor is not None:
         then = suited(finder.anchor(anchor, base, asked.saved), base, cand)
-        anchored = separate(base, cand, then, rerun(then, cand, finder.results))
+        now = rerun(then, cand, finder.results)
+        anchored = separate(base, cand, then, now, limits.assumed_seed_sd)
     decided = [
         *_quality(base, cand, limits, anchored),
         memory_gate(base.group.records, cand.group.records, limits.max_memory_ratio),
@@ -152,16 +159,16 @@ def check(
     return CheckResult(base, cand, tuple(decided), tuple(found), tuple(notes))
 
 
-def _chosen(base: Found, cand: Found) -> tuple[Side, Side, list[str]]:
-    """The one pair that is meant, over shared seeds, and notes. Raises `UsageError` where it may be several."""
+def _chosen(base: Found, cand: Found) -> tuple[Side, Side]:
+    """The one pair that is meant, with all its runs. Raises `UsageError` where it may be several."""
     matched = pairs(base.groups, cand.groups)
     if len(matched) > 1:
         raise UsageError(
             f"check takes one baseline at a time, these are {len(matched)}:\n{listed(b for b, _ in matched)}",
             "Narrow them with --task, --model, --data, --scoring or --limit.",
         )
-    one, other, left_out = shared_seeds(*matched[0])
-    return base.load(one), cand.load(other), [left_out] if left_out else []
+    one, other = matched[0]
+    return base.load(one), cand.load(other)
 
 
 def _quality(base: Side, cand: Side, limits: Limits, anchored: Anchored | None) -> list[Gate]:
@@ -170,8 +177,8 @@ def _quality(base: Side, cand: Side, limits: Limits, anchored: Anchored | None) 
     One method on both sides: what is on trial is all that changed since, the environment with it. Two
     methods: the method is, so that with an anchor its own change decides and the sum is only shown.
     """
-    own, other = aligned(cand.outcomes, base.outcomes)
-    quality = quality_gate(paired_test(cand.group, base.group, own, other), limits)
+    found = paired_test(cand.group, base.group, cand.outcomes, base.outcomes, limits.assumed_seed_sd)
+    quality = quality_gate(found, limits)
     same_method = digest_of(base.group.first) == digest_of(cand.group.first)
     if anchored is None:
         return [quality, _environment(base, cand, same_method)]

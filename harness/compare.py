@@ -16,13 +16,15 @@ from harness.errors import StoreError, UsageError
 from harness.escape import plain
 from harness.report.audit import Difference, audit, comparable
 from harness.report.model import Tuning
-from harness.report.outcomes import Group, Outcomes, aligned, load_outcomes
+from harness.report.outcomes import Group, Outcomes, aligned, clusters_of, load_outcomes
+from harness.report.pairing import is_fixed, paired
 from harness.report.tuned import tuning_differences, tuning_of
-from harness.selection import is_fixed, names_of, shared_seeds
+from harness.selection import names_of
 from harness.stats.equivalence import Equivalence, equivalence
 from harness.stats.family import holm
 from harness.stats.mcnemar import Interval
-from harness.stats.paired import Paired, compare
+from harness.stats.paired import Paired
+from harness.stats.paired import compare as compare_outcomes
 from harness.stats.resample import paired_bootstrap
 from harness.stats.verdict import Verdict, verdicts
 from harness.store import Store
@@ -69,7 +71,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two groups over the seeds that are compared, their outcomes aligned."""
+    """Two groups, their outcomes aligned."""
 
     a: Group
     b: Group
@@ -81,9 +83,14 @@ class _Pair:
 
 
 def compare_pairs(
-    store: Store, pairs: Sequence[tuple[Group, Group]], margin: float, warn: Callable[[str], None]
+    store: Store,
+    pairs: Sequence[tuple[Group, Group]],
+    margin: float,
+    warn: Callable[[str], None],
+    assumed_seed_sd: float | None = None,
 ) -> list[Comparison]:
-    """Compare each pair; the pairs are one family. `margin` in fractions of 1.
+    """Compare each pair over all their runs; the pairs are one family. `margin` in fractions of 1;
+    assumed_seed_sd: as `harness.stats.paired.compare`.
 
     A pair of which a run cannot be read is told to `warn` and left out, where another one is left.
     Raises `UsageError` naming what differs where scores must not be compared.
@@ -98,22 +105,21 @@ def compare_pairs(
         raise problems[0]
     for problem in problems:
         warn(f"{problem.message}: this comparison is left out")
-    paired = [paired_test(own.a, own.b, own.one, own.other) for own in prepared]
-    decided = verdicts(paired, margin=margin)
+    results = [paired_test(own.a, own.b, own.one, own.other, assumed_seed_sd) for own in prepared]
+    decided = verdicts(results, margin=margin)
     return [
-        _comparison(own, result, verdict)
-        for own, result, verdict in zip(prepared, paired, decided, strict=True)
+        _comparison(own, result, verdict, assumed_seed_sd)
+        for own, result, verdict in zip(prepared, results, decided, strict=True)
     ]
 
 
-def _prepared(store: Store, one: Group, other: Group) -> _Pair:
-    a, b, left_out = shared_seeds(one, other)
+def _prepared(store: Store, a: Group, b: Group) -> _Pair:
     found = audit(a.records, b.records)
     refuse(found, *names_of(a, b))
     tuned = (tuning_of(store, a.records), tuning_of(store, b.records))
     found += tuning_differences(a.records, b.records, tuned)
     outcomes = aligned(load_outcomes(store, a), load_outcomes(store, b))
-    return _Pair(a, b, _notes(a, b, left_out), found, tuned, *outcomes)
+    return _Pair(a, b, _notes(a, b), found, tuned, *outcomes)
 
 
 def refuse(found: Sequence[Difference], name_a: str, name_b: str) -> None:
@@ -129,34 +135,36 @@ def refuse(found: Sequence[Difference], name_a: str, name_b: str) -> None:
     )
 
 
-def paired_test(a: Group, b: Group, one: Outcomes, other: Outcomes) -> Paired:
-    """The paired test of two groups whose outcomes are aligned. Raises `UsageError` for too few items."""
+def paired_test(
+    a: Group, b: Group, one: Outcomes, other: Outcomes, assumed_seed_sd: float | None = None
+) -> Paired:
+    """The paired test of two groups. Raises `UsageError` for too few items."""
     if not one.example_ids:
         raise UsageError(f"{a.first.run_id} holds no items", "Run it again with --force.")
     try:
-        return compare(one.correct, other.correct, fixed_a=is_fixed(a), fixed_b=is_fixed(b))
+        return paired(a, one, b, other, assumed_seed_sd)
     except ValueError as error:
         raise UsageError(f"{a.first.run_id} and {b.first.run_id} cannot be compared: {error}") from error
 
 
-def _comparison(pair: _Pair, paired: Paired, verdict: Verdict) -> Comparison:
+def _comparison(pair: _Pair, result: Paired, verdict: Verdict, assumed_seed_sd: float | None) -> Comparison:
     a, b, one, other = pair.a, pair.b, pair.one, pair.other
     name_a, name_b = names_of(a, b)
     differences = one.correct.mean(axis=0) - other.correct.mean(axis=0)  # (n,)
     costs, cost_note = cost_rows(a.records, b.records, pair.tuned)
     return Comparison(
         name_a=name_a, name_b=name_b, a=a, b=b, audit=tuple(pair.audit), notes=tuple(pair.notes),
-        paired=paired, verdict=verdict, equivalence=equivalence(paired, verdict.margin),
-        bootstrap=paired_bootstrap(differences),
+        paired=result, verdict=verdict, equivalence=equivalence(result, verdict.margin),
+        bootstrap=paired_bootstrap(differences, clusters=clusters_of(one)),
         accuracies_a=tuple(map(float, one.correct.mean(axis=1))),
         accuracies_b=tuple(map(float, other.correct.mean(axis=1))),
-        item_means=_histogram(differences), subgroups=_subgroups(a, b, one, other),
+        item_means=_histogram(differences), subgroups=_subgroups(a, b, one, other, assumed_seed_sd),
         costs=costs, cost_note=cost_note, tuned=pair.tuned,
     )  # fmt: skip
 
 
-def _notes(a: Group, b: Group, left_out: str) -> list[str]:
-    notes = [left_out] if left_out else []
+def _notes(a: Group, b: Group) -> list[str]:
+    notes = []
     if [r.run_id for r in a.records] == [r.run_id for r in b.records]:
         notes.append("both sides are the same runs")
     notes += [note for note in dict.fromkeys(r.data.note for r in (a.first, b.first) if r.data) if note]
@@ -169,9 +177,12 @@ def _histogram(differences: NDArray[np.float64]) -> tuple[tuple[float, int], ...
     return tuple((float(v), int(c)) for v, c in zip(values[::-1], counts[::-1], strict=True))
 
 
-def _subgroups(a: Group, b: Group, one: Outcomes, other: Outcomes) -> tuple[Subgroup, ...]:
+def _subgroups(
+    a: Group, b: Group, one: Outcomes, other: Outcomes, assumed_seed_sd: float | None
+) -> tuple[Subgroup, ...]:
     """Each subgroup's difference; none where there is only one."""
     labels = np.array(one.subgroups, dtype=object)
+    clusters = np.array(one.clusters, dtype=object)
     names = sorted(set(one.subgroups))
     if len(names) < 2:
         return ()
@@ -179,9 +190,13 @@ def _subgroups(a: Group, b: Group, one: Outcomes, other: Outcomes) -> tuple[Subg
     for name in names:
         left, right = one.correct[:, labels == name], other.correct[:, labels == name]
         n = left.shape[1]
+        own = clusters[labels == name] if len(clusters) else None
         result = None
-        if n > 1 or len(left) == len(right) == 1:
-            result = compare(left, right, fixed_a=is_fixed(a), fixed_b=is_fixed(b))
+        alone = n if own is None else len(set(own))  # what stands alone, items or clusters
+        if alone > 1 or (own is None and len(left) == len(right) == 1):
+            result = compare_outcomes(
+                left, right, clusters=own, fixed_a=is_fixed(a), fixed_b=is_fixed(b), assumed_seed_sd=assumed_seed_sd
+            )  # fmt: skip
         rows.append((name, n, float(left.mean()), float(right.mean()), result))
     adjusted = holm([row[4].p if row[4] else 1.0 for row in rows])
     return tuple(

@@ -9,6 +9,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_MISSING = 3
+EXIT_UNDECIDED = 4
+"""A check that cannot tell: not 2, so that what tolerates it does not tolerate a typing error."""
 EXIT_INTERRUPTED = 130
 
 

@@ -20,7 +20,7 @@ CHECK_EXAMPLES = """examples:
   python -m harness check --baseline baseline.json.gz --candidate my-lora --format github
   python -m harness check --baseline baseline.json.gz --candidate my-lora --anchor lora
 """
-CHECK_EXIT_CODES = "exit codes: 0 pass, 1 it got worse, 2 cannot tell, or asked wrongly"
+CHECK_EXIT_CODES = "exit codes: 0 pass, 1 it got worse, 2 asked wrongly, 4 cannot tell"
 GATES = ("quality", "environment", "memory", "throughput", "trainable")
 
 AddResults = Callable[[argparse._ActionsContainer], None]
@@ -42,8 +42,12 @@ def add_compare(commands: Any, add_results: AddResults) -> None:
         help="a run's name, its start or hash; several seeds with commas; or a strategy",
     )
     parser.add_argument("--strategy", action="append", default=[], metavar="NAME", help="give it twice")
+    parser.add_argument(
+        "--all-pairs", action="store_true", help="take more than two, and compare every two of them"
+    )
     _add_filters(parser)
     _add_margin(parser)
+    add_seed_sd(parser)
     add_results(parser)
     _add_format(parser, ("text", "json", "markdown"))
 
@@ -73,6 +77,7 @@ def add_check(commands: Any, add_results: AddResults) -> None:
     _add_filters(parser)
     limits = parser.add_argument_group("what is allowed")
     _add_margin(limits)
+    add_seed_sd(limits)
     limits.add_argument("--confidence", type=_confidence, default=0.95, metavar="SHARE", help="default: 0.95")
     for name, default in (("max-memory", 1.1), ("min-throughput", 0.9), ("max-trainable", 1.05)):
         limits.add_argument(
@@ -110,6 +115,17 @@ def _add_margin(parser: argparse._ActionsContainer) -> None:
         default=0.02,
         metavar="POINTS",
         help="points of accuracy too few to matter; default: 2",
+    )
+
+
+def add_seed_sd(parser: argparse._ActionsContainer) -> None:
+    """Add the option that lets one run speak of its method, at a price that is said."""
+    parser.add_argument(
+        "--assume-seed-sd",
+        type=_points,
+        metavar="POINTS",
+        help="take a method with one run to vary by this standard deviation over seeds; without it one run says "
+        "nothing of its method",
     )
 
 

@@ -195,22 +195,6 @@ def only(found: Sequence[Group]) -> Group:
     )
 
 
-def shared_seeds(one: Group, other: Group) -> tuple[Group, Group, str]:
-    """Both over the seeds that both have, and what was left out. A strategy without training keeps its own."""
-    common = set(one.seeds) & set(other.seeds)
-    if not common or not (one.first.spec.trains and other.first.spec.trains):
-        return one, other, ""
-    left = sorted((set(one.seeds) | set(other.seeds)) - common)
-    kept = [replace(g, records=tuple(r for r in g.records if r.spec.seed in common)) for g in (one, other)]
-    told = f"only shared seeds are compared; left out: seed {', '.join(map(str, left))}" if left else ""
-    return kept[0], kept[1], told
-
-
-def is_fixed(group: Group) -> bool:
-    """Whether seeds change nothing: no training, and no worked examples to draw."""
-    return not group.first.spec.seeded
-
-
 def names_of(one: Group, other: Group) -> tuple[str, str]:
     """What the two are called side by side: strategies, with what tells them apart where that is the same."""
     left, right = labels([one.first, other.first])

@@ -19,7 +19,7 @@ from harness.launch.local import LaunchOptions, run_local
 from harness.launch.progress import make_display
 from harness.report.audit import audit, comparable
 from harness.report.outcomes import Group, aligned, digest_of
-from harness.selection import is_fixed
+from harness.report.pairing import is_fixed
 from harness.stats import crossed
 from harness.stats.paired import Paired
 from harness.store import Store
@@ -116,34 +116,46 @@ def suited(anchor: Side, baseline: Side, candidate: Side) -> Side:
     return on_seeds(anchor, sorted(seeds)) if seeds else anchor
 
 
-def separate(baseline: Side, candidate: Side, then: Side, now: Side) -> Anchored:
+def separate(
+    baseline: Side, candidate: Side, then: Side, now: Side, assumed_seed_sd: float | None = None
+) -> Anchored:
     """What the environment changed and what the method changed."""
     base, old = aligned(baseline.outcomes, then.outcomes)
     _, new = aligned(base, now.outcomes)
     _, cand = aligned(base, candidate.outcomes)
-    environment = paired_test(now.group, then.group, new, old)
+    environment = paired_test(now.group, then.group, new, old, assumed_seed_sd)
     same_runs = digest_of(baseline.group.first) == digest_of(then.group.first)
     if same_runs and np.array_equal(base.correct, old.correct):
         # The baseline is the anchor: its old outcomes cancel, and what is left is a pair.
-        return Anchored(then.name, environment, paired_test(candidate.group, now.group, cand, new))
+        method = paired_test(candidate.group, now.group, cand, new, assumed_seed_sd)
+        return Anchored(then.name, environment, method)
     sides = [
         (candidate.group, cand.correct),
         (baseline.group, base.correct),
         (now.group, new.correct),
         (then.group, old.correct),
     ]
-    method = difference_of_changes([o.astype(np.float64) for _, o in sides], [is_fixed(g) for g, _ in sides])
+    method = difference_of_changes(
+        [o.astype(np.float64) for _, o in sides], [is_fixed(g) for g, _ in sides], assumed_seed_sd
+    )
     return Anchored(then.name, environment, method)
 
 
-def difference_of_changes(outcomes: list[crossed.Floats], fixed: list[bool]) -> Paired:
-    """(candidate - baseline) - (now - then): its t-test over items and seeds.
+def difference_of_changes(
+    outcomes: list[crossed.Floats], fixed: list[bool], assumed_seed_sd: float | None = None
+) -> Paired:
+    """(candidate - baseline) - (now - then): its t-test over items and seeds; as `harness.stats.paired.compare`
+    it is about these very runs where one of the four has one run that is not fixed.
 
     outcomes: (S, n) each, in that order, items aligned. The four are taken as independent over seeds and
     as paired over items (harness.stats.crossed, with four groups in place of two).
     """
     groups = [crossed.group(correct) for correct in outcomes]
     cand, base, now, then = groups
+    alone = sum(g.runs == 1 and not is_fixed for g, is_fixed in zip(groups, fixed, strict=True))
+    if alone and assumed_seed_sd is None:
+        fixed = [True] * 4  # about these very runs
+    extra = alone * (assumed_seed_sd or 0.0) ** 2
     n = outcomes[0].shape[1]
     if n < 2:
         raise UsageError("one item is too few for an anchor", "Check on more items.")
@@ -152,15 +164,20 @@ def difference_of_changes(outcomes: list[crossed.Floats], fixed: list[bool]) -> 
     degrees = sum(g.runs - 1 for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed)
     flips, seeds, of_seeds = crossed.of_runs(groups, fixed)
     total, freedom = crossed.combine(items, flips, seeds, of_seeds, n - 1)
-    variance = crossed.Variance(items, flips, seeds, np.maximum(total, crossed.floor(n)), freedom)
+    total = np.maximum(total, crossed.floor(n))
+    freedom = (total + extra) ** 2 / total**2 * freedom
+    over_items = np.maximum(items, crossed.floor(n)) + extra
+    variance = crossed.Variance(items, flips, seeds, total + extra, freedom, over_items, n - 1)
     change = float(cand.accuracy - base.accuracy - now.accuracy + then.accuracy)
     means = [correct.mean(axis=0) for correct in outcomes]
     result = Paired(
         accuracy_a=float(cand.accuracy), accuracy_b=float(base.accuracy + now.accuracy - then.accuracy),
         difference=change, p=1.0, interval=(-1.0, 1.0), items_interval=(-1.0, 1.0),
         discordant=float(np.mean(np.abs(means[0] - means[1] - means[2] + means[3]) > 0)), n=n,
-        runs_a=cand.runs, runs_b=base.runs, over_seeds=degrees > 0, variance=variance, run_degrees=degrees,
-        method=f"t-test of the difference of changes over items{' and seeds' if degrees else ''}",
+        runs_a=cand.runs, runs_b=base.runs, variance=variance, run_degrees=degrees, extra=extra,
+        scope="methods" if not alone else "runs" if assumed_seed_sd is None else "methods_assumed_sd",
+        assumed_seed_sd=assumed_seed_sd if alone else None,
+        method=f"t-test of the difference of changes over items{' and seeds' if degrees or extra else ''}",
     )  # fmt: skip
     p = 2 * min(result.p_at_most(0.0), result.p_at_least(0.0))
     own = result.interval_at(0.95)

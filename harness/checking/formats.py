@@ -33,15 +33,23 @@ def describe(side: Side) -> str:
     )
 
 
+def closing(result: CheckResult) -> str:
+    """The answer in a line. Of single runs it says so: another seed of the same method may pass or fail."""
+    return f"{CLOSING[result.outcome]}{f' [{result.caveat}]' if result.caveat else ''}"
+
+
 def _verdict(gate: Gate) -> str:
-    return WORDS[gate.outcome] if gate.required else f"({WORDS[gate.outcome]}, shown only)"
+    told = WORDS[gate.outcome] if gate.required else f"({WORDS[gate.outcome]}, shown only)"
+    if not gate.caveat:
+        return told
+    return f"{told} (these runs)" if gate.numbers["scope"] == "runs" else f"{told} (assumed seed sd)"
 
 
 def blocks_of(result: CheckResult) -> list[Block]:
     """The result for a person."""
     rows = [[gate.name, _verdict(gate), gate.message] for gate in result.gates]
     blocks: list[Block] = [
-        Heading(f"Check: {CLOSING[result.outcome]}"),
+        Heading(f"Check: {closing(result)}"),
         Paragraph(f"baseline:  {describe(result.baseline)}"),
         Paragraph(f"candidate: {describe(result.candidate)}"),
         Table("", ["gate", "answer", "why"], rows, fold=(2,), left=(0, 1, 2)),
@@ -67,6 +75,7 @@ def as_data(result: CheckResult) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "outcome": result.outcome,
+        "caveat": result.caveat,
         "exit_code": result.exit_code,
         "baseline": side(result.baseline),
         "candidate": side(result.candidate),
@@ -87,9 +96,7 @@ def as_github(result: CheckResult) -> str:
         command = _COMMANDS[gate.outcome] if gate.required else "notice"
         title = github_property(f"medtune check, {gate.name}: {_verdict(gate)}")
         lines.append(f"::{command} title={title}::{github_message(gate.message)}")
-    lines.append(
-        github_line(f"{CLOSING[result.outcome]} {result.candidate.name} against {result.baseline.name}")
-    )
+    lines.append(github_line(f"{closing(result)} {result.candidate.name} against {result.baseline.name}"))
     return "\n".join(lines) + "\n"
 
 
@@ -108,7 +115,8 @@ def as_junit(result: CheckResult) -> str:
         "skipped": len(result.gates) - len(required),
     }
     attributes = {name: str(count) for name, count in counts.items()}
-    name = xml(f"check {result.candidate.name} against {result.baseline.name}")
+    about = f" [{result.caveat}]" if result.caveat else ""
+    name = xml(f"check {result.candidate.name} against {result.baseline.name}{about}")
     suites = ET.Element("testsuites", attributes)
     suite = ET.SubElement(suites, "testsuite", {"name": name, **attributes})
     for gate in result.gates:
@@ -120,7 +128,7 @@ def as_junit(result: CheckResult) -> str:
             ET.SubElement(case, kind, {"message": xml(gate.message), "type": gate.outcome})
         numbers = [f"{key} = {value}" for key, value in gate.numbers.items()]
         ET.SubElement(case, "system-out").text = xml("\n".join([gate.message, *numbers]))
-    told = [str(difference) for difference in result.audit] + list(result.notes)
+    told = [closing(result), *map(str, result.audit), *result.notes]
     ET.SubElement(suite, "system-out").text = xml("\n".join(told))
     ET.indent(suites)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"

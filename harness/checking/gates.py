@@ -17,8 +17,11 @@ from scipy import special
 
 from harness.costs import devices, on_one_device, over_runs
 from harness.record import RunRecord
-from harness.stats.equivalence import noninferiority
+from harness.stats import exact
+from harness.stats.equivalence import exact_table, noninferiority
 from harness.stats.paired import Paired
+from harness.stats.power import POWER
+from harness.stats.verdict import caveat
 
 Outcome = Literal["pass", "fail", "cannot_tell"]
 Number = float | int | str | bool | None
@@ -26,24 +29,28 @@ Number = float | int | str | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One question and its answer. `required`: whether it decides the exit code."""
+    """One question and its answer. `required`: whether it decides the exit code. caveat: what the answer is
+    about, where that is not simply the methods; it stands in the message too.
+    """
 
     name: str
     outcome: Outcome
     message: str
     numbers: dict[str, Number] = field(default_factory=dict)
     required: bool = True
+    caveat: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is allowed. margin in fractions of 1; ratios are candidate over baseline."""
+    """What is allowed. margin, assumed_seed_sd in fractions of 1; ratios are candidate over baseline."""
 
     margin: float = 0.02
     confidence: float = 0.95
     max_memory_ratio: float = 1.1
     min_throughput_ratio: float = 0.9
     max_trainable_ratio: float = 1.05
+    assumed_seed_sd: float | None = None
 
 
 def points(value: float, sign: str = "+") -> str:
@@ -57,7 +64,9 @@ def quality_gate(result: Paired, limits: Limits, name: str = "quality", what: st
     found = noninferiority(result, limits.margin, limits.confidence)
     sure, margin = f"{limits.confidence * 100:g}%", f"{limits.margin * 100:g} points"
     change = f"{what} changed by {points(result.difference)} points"
-    worse = result.p_at_least(0.0)
+    table = exact_table(result)
+    worse = exact.p_at_least(table, 0.0) if table else result.p_at_least(0.0)
+    method = "exact unconditional test, ordered by Tango's score" if table else result.method
     if found.outcome == "pass":
         message = f"{change}, with {sure} confidence by no less than {points(found.lower)}: within {margin}"
     elif found.outcome == "fail":
@@ -68,14 +77,16 @@ def quality_gate(result: Paired, limits: Limits, name: str = "quality", what: st
         message = f"{change}, anything from {points(found.lower)} to {points(found.upper)}: {_why_open(result, limits)}"
         if worse < 1 - limits.confidence:
             message += f"; it is worse (p = {worse:.4f}), but by more than {margin} is not shown"
+    told = caveat(result.scope, result.assumed_seed_sd)
+    message += f" ({told})" if told else ""
     numbers: dict[str, Number] = {
         "baseline_accuracy": result.accuracy_b, "candidate_accuracy": result.accuracy_a,
         "difference": result.difference, "lower": found.lower, "upper": found.upper,
         "margin": limits.margin, "confidence": limits.confidence, "p_not_inferior": found.p, "p_worse": worse,
         "items": result.n, "baseline_runs": result.runs_b, "candidate_runs": result.runs_a,
-        "over_seeds": result.over_seeds, "method": result.method,
+        "scope": result.scope, "assumed_seed_sd": result.assumed_seed_sd, "method": method,
     }  # fmt: skip
-    return Gate(name, found.outcome, message, numbers)
+    return Gate(name, found.outcome, message, numbers, caveat=told)
 
 
 def _why_open(result: Paired, limits: Limits) -> str:
@@ -83,18 +94,20 @@ def _why_open(result: Paired, limits: Limits) -> str:
         return f"{result.n} items and {result.runs_b} and {result.runs_a} runs do not decide it"
     needed = items_needed(result.discordant, limits)
     if result.n < needed:
-        return f"{result.n} items do not decide it (about {needed} could, if nothing has changed)"
+        return f"{result.n} items do not decide it (about {needed} would, in four of five checks, if nothing has changed)"
     return f"{result.n} items do not decide it"
 
 
-def items_needed(discordant: float, limits: Limits) -> int:
-    """Items with which a difference of 0 passes, at this share of discordant ones (one run of each).
+def items_needed(discordant: float, limits: Limits, power: float = POWER) -> int:
+    """Items with which a true difference of 0 passes with this chance, at this share of discordant ones (one
+    run of each).
 
-    For none discordant exact (Tango's interval of 0 of n), else by the normal approximation.
+    For none discordant exact: n items that agree exclude a loss m where (1 - m)^n is below 1 - confidence.
+    Else by the normal approximation, which is short by about 1%.
     """
-    z2 = float(special.ndtri(limits.confidence)) ** 2
-    agreeing = z2 * (1 - limits.margin) / limits.margin
-    return math.ceil(max(agreeing, z2 * discordant / limits.margin**2))
+    agreeing = math.log(1 - limits.confidence) / math.log1p(-limits.margin)
+    z = float(special.ndtri(limits.confidence) + special.ndtri(power))
+    return math.ceil(max(agreeing, z**2 * discordant / limits.margin**2))
 
 
 def memory_gate(baseline: Sequence[RunRecord], candidate: Sequence[RunRecord], limit: float) -> Gate:

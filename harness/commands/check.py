@@ -36,6 +36,7 @@ def check(args: argparse.Namespace) -> int:
         max_memory_ratio=args.max_memory_ratio,
         min_throughput_ratio=args.min_throughput_ratio,
         max_trainable_ratio=args.max_trainable_ratio,
+        assumed_seed_sd=args.assume_seed_sd,
     )
     result = run_check(args.baseline, args.candidate, finder, limits, args.gates, args.anchor)
     _show(result, args.format)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from itertools import combinations
 from typing import Any
 
 from harness.compare import Comparison, Subgroup, compare_pairs
@@ -15,7 +16,7 @@ from harness.errors import EXIT_OK, UsageError
 from harness.options import filters_of
 from harness.report.rows import title_of
 from harness.report.text import MISSING
-from harness.selection import Selector, is_fixed, pairs
+from harness.selection import Selector, pairs
 from harness.stats.mcnemar import Interval
 from harness.stats.verdict import Verdict
 from harness.store import Store
@@ -28,9 +29,10 @@ def compare(args: argparse.Namespace) -> int:
     # A variant's label, such as "lora (r=8, alpha=16)", holds commas of its own.
     lists = ([text] if "(" in text else text.split(",") for text in args.strategy)
     asked = [*args.groups, *(name.strip() for names in lists for name in names if name.strip())]
-    if len(asked) != 2:
+    if len(asked) != 2 and not (args.all_pairs and len(asked) > 2):
         raise UsageError(
-            f"compare takes two runs or two strategies, not {len(asked)}",
+            f"compare takes two runs or two strategies, not {len(asked)}"
+            + (" (--all-pairs takes more)" if len(asked) > 2 else ""),
             "For example: python -m harness compare lora full --task medqa",
         )
     store = Store(args.results)
@@ -41,10 +43,13 @@ def compare(args: argparse.Namespace) -> int:
 
     for problem in selector.problems:
         warn(problem)
-    found = pairs(*(selector.find(text) for text in asked))
-    comparisons = compare_pairs(store, found, args.margin, warn)
+    sides = [selector.find(text) for text in asked]
+    found = [pair for one, other in combinations(sides, 2) for pair in pairs(one, other)]
+    comparisons = compare_pairs(store, found, args.margin, warn, args.assume_seed_sd)
     if args.format == "json":
-        print(json.dumps({"schema_version": 1, "comparisons": list(map(as_data, comparisons))}, indent=1))
+        family = list(map(family_name, comparisons))
+        data = {"schema_version": 2, "family": family, "comparisons": list(map(as_data, comparisons))}
+        print(json.dumps(data, indent=1))
     elif args.format == "markdown":
         print(as_markdown(blocks_of(comparisons)), end="")
     else:
@@ -69,11 +74,18 @@ def p_value(p: float) -> str:
 
 
 def sentence(v: Verdict, a: str, b: str) -> str:
-    """The verdict in words."""
-    margin = f"{v.margin * 100:g} points"
+    """The verdict in words, with what it is about where that is not simply the methods."""
+    told = _statement(v, a, b)
+    return f"{told} ({v.caveat[0].upper()}{v.caveat[1:]}.)" if v.caveat else told
+
+
+def _statement(v: Verdict, a: str, b: str) -> str:
+    margin, these = f"{v.margin * 100:g} points", these_runs(v)
     if v.kind == "equivalent":
         return f"{a} and {b} are equivalent within {margin}."
-    if v.kind == "no_difference_shown":
+    if v.kind == "runs_within_margin":
+        return f"{these} of {a} and {b} are within the margin of {margin}."
+    if v.kind in ("no_difference_shown", "runs_show_no_difference"):
         if v.smallest_detectable is None:
             could = "These data could not have shown any difference (80% power)."
         else:
@@ -81,9 +93,18 @@ def sentence(v: Verdict, a: str, b: str) -> str:
                 f"The smallest difference these data would have shown (80% power) is "
                 f"{points(v.smallest_detectable, sign=False)} points; a smaller one may exist."
             )
-        return f"No difference shown between {a} and {b}. {could}"
+        who = f"between {a} and {b}" if v.scope != "runs" else f"by {these.lower()} of {a} and {b}"
+        return f"No difference shown {who}. {could}"
     small = f" The difference is real and within the margin of {margin}." if v.within_margin else ""
+    if v.kind == "runs_differ":
+        more, less = (a, b) if v.difference > 0 else (b, a)
+        size = points(abs(v.difference), sign=False)
+        return f"{these} differ: that of {more} is right {size} points more often than that of {less}.{small}"
     return f"{a} is {v.kind} than {b} by {points(abs(v.difference), sign=False)} points.{small}"
+
+
+def these_runs(v: Verdict) -> str:
+    return "These two runs" if v.runs_a == v.runs_b == 1 else f"These {v.runs_a + v.runs_b} runs"
 
 
 def blocks_of(comparisons: list[Comparison]) -> list[Block]:
@@ -94,16 +115,25 @@ def blocks_of(comparisons: list[Comparison]) -> list[Block]:
     if len(comparisons) > 1:
         blocks.append(
             Paragraph(
-                f"Verdicts are adjusted (Holm) over these {len(comparisons)} comparisons; intervals are not."
+                f"One family of {len(comparisons)} comparisons: adjusted for it (Holm) are the verdicts, the p-values and "
+                "intervals named so, and nothing else."
             )
         )
+        blocks.append(Bullets(list(map(family_name, comparisons))))
     return blocks
+
+
+def family_name(c: Comparison) -> str:
+    """Which comparison of a family this is."""
+    return f"{c.name_a} against {c.name_b} on {title_of(c.a.first)}"
 
 
 def _blocks(c: Comparison) -> list[Block]:
     spec, v, result = c.a.first.spec, c.verdict, c.paired
     family = (
-        f", adjusted for {v.comparisons} comparisons {p_value(v.p_adjusted)}" if v.comparisons > 1 else ""
+        f"; adjusted for {v.comparisons} comparisons (Holm): {interval(v.adjusted_interval)}, {p_value(v.p_adjusted)}"
+        if v.comparisons > 1
+        else ""
     )
     runs = "" if result.runs_a == result.runs_b == 1 else f", {result.runs_a} and {result.runs_b} runs"
     accuracies = (
@@ -121,8 +151,12 @@ def _blocks(c: Comparison) -> list[Block]:
             f"p = {c.equivalence.p:.4f}. Paired bootstrap over items, 95%: {interval(c.bootstrap)}."
         ),
     ]
-    if not v.over_seeds and not (is_fixed(c.a) and is_fixed(c.b)):
-        blocks.append(Paragraph("This is about these runs only: other seeds may decide otherwise."))
+    if v.scope == "runs":
+        blocks.append(
+            Paragraph(
+                "Another seed may decide otherwise: run three seeds of each, or give --assume-seed-sd POINTS."
+            )
+        )
     blocks += _audit_blocks(c)
     return [*blocks, *_outcome_blocks(c), *_subgroup_blocks(c), *_cost_blocks(c)]
 

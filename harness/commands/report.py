@@ -36,6 +36,8 @@ def report(args: argparse.Namespace) -> int:
         command=lambda records: command_of(records, registry),
         reference=args.reference,
         margin=args.margin / 100,
+        assumed_seed_sd=args.assume_seed_sd,
+        all_pairs=args.all_pairs,
         verdicts=args.verdicts,
         confidences=chosen == "html",
     )

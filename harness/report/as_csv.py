@@ -1,6 +1,6 @@
 """A report for a spreadsheet: one row a strategy and data set, fractions as stored, nothing a formula.
 
-The first column says what a row is: measured, average, failed, or published (others' figures).
+The first column says what a row is: measured, average, pair, failed, or published (others' figures).
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ import csv
 import dataclasses
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.report.blocks import rows_with_cells
 from harness.report.clean import csv_cell
 from harness.report.model import Cell, Column, Costs, Report, Row, Table
+
+if TYPE_CHECKING:
+    from harness.stats.verdict import Verdict
 
 IDENTITY = ("kind", "data", "data_set", "task", "model", "scoring", "limit", "strategy", "label", "seeds")
 SCORES = (
@@ -22,7 +25,9 @@ SCORES = (
 )  # fmt: skip
 VERDICT = (
     "reference", "verdict", "difference", "difference_low", "difference_high", "p", "p_holm",
-    "smallest_detectable", "within_margin", "margin", "over_seeds", "comparisons",
+    "smallest_detectable", "within_margin", "margin", "scope", "caveat", "assumed_seed_sd", "comparisons",
+    "difference_low_holm", "difference_high_holm", "macro_f1_difference", "macro_f1_difference_low",
+    "macro_f1_difference_high",
 )  # fmt: skip
 COSTS = tuple(field.name for field in dataclasses.fields(Costs))
 TUNING = ("tuning_trials", "tuning_failed", "tuning_total_seconds", "tuning_gpu_hours", "learning_rate")
@@ -53,6 +58,11 @@ def _rows(report: Report) -> Iterator[dict[str, Any]]:
         for row, column, cell in rows_with_cells(table):
             yield _measured(table, row, column, cell)
         yield from _averages(table)
+        for pair in table.pairs:
+            yield {
+                **_shared(table), **_of_verdict(pair.verdict), "kind": "pair", "data_set": pair.title,
+                "label": pair.one, "reference": pair.other,
+            }  # fmt: skip
         for failure in table.failures:
             yield {
                 **_shared(table), "kind": "failed", "data_set": failure.title, "label": failure.label,
@@ -97,24 +107,34 @@ def _tuning(cell: Cell) -> dict[str, Any]:
 
 
 def _verdict(table: Table, cell: Cell) -> dict[str, Any]:
-    verdict = cell.verdict
-    if verdict is None:
+    if cell.verdict is None:
         return {"reference": table.reference, "verdict": cell.no_verdict}
+    found = {"reference": table.reference, **_of_verdict(cell.verdict)}
+    if f1 := cell.macro_f1_difference:
+        found |= {
+            "macro_f1_difference": f1.value, "macro_f1_difference_low": f1.low, "macro_f1_difference_high": f1.high
+        }  # fmt: skip
+    return found
+
+
+def _of_verdict(verdict: Verdict) -> dict[str, Any]:
     return {
-        "reference": table.reference, "verdict": verdict.kind, "difference": verdict.difference,
+        "verdict": verdict.kind, "difference": verdict.difference,
         "difference_low": verdict.interval[0], "difference_high": verdict.interval[1], "p": verdict.p,
         "p_holm": verdict.p_adjusted, "smallest_detectable": verdict.smallest_detectable,
-        "within_margin": verdict.within_margin, "margin": verdict.margin, "over_seeds": verdict.over_seeds,
-        "comparisons": verdict.comparisons,
+        "within_margin": verdict.within_margin, "margin": verdict.margin, "scope": verdict.scope,
+        "caveat": verdict.caveat, "assumed_seed_sd": verdict.assumed_seed_sd, "comparisons": verdict.comparisons,
+        "difference_low_holm": verdict.adjusted_interval[0], "difference_high_holm": verdict.adjusted_interval[1],
     }  # fmt: skip
 
 
 def _averages(table: Table) -> Iterator[dict[str, Any]]:
     for row in table.rows:
-        for average, mean in zip(table.averages, row.averages, strict=True):
+        for average, mean, verdict in zip(table.averages, row.averages, row.verdicts, strict=True):
             if mean is not None:
+                compared = {"reference": table.reference, **_of_verdict(verdict)} if verdict else {}
                 yield {
-                    **_shared(table), "kind": "average", "data_set": average.title, "strategy": row.strategy,
+                    **_shared(table), **compared, "kind": "average", "data_set": average.title, "strategy": row.strategy,
                     "label": row.label, "accuracy": mean.value, "accuracy_low": mean.low,
                     "accuracy_high": mean.high,
                 }  # fmt: skip

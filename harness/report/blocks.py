@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from harness.report.model import Cell, Column, Figure, Report, Row, Table
 from harness.report.text import MISSING, number, percent
 
-MARKS = {"better": "+", "worse": "-", "equivalent": "=", "no_difference_shown": "?"}
+if TYPE_CHECKING:
+    from harness.stats.verdict import Verdict
+
+MARKS = {
+    "better": "+", "worse": "-", "equivalent": "=", "no_difference_shown": "?",
+    "runs_within_margin": "(=)", "runs_show_no_difference": "(?)",
+}  # fmt: skip
 LEGEND = "+ better, - worse, = equivalent, ? no difference shown"
+OF_RUNS = "(+) (-) (=) (?): one run, not the method"
+ASSUMED = "*: with an assumed seed sd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,24 @@ def p_value(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def mark(verdict: Verdict | None) -> str:
+    """The sign of a verdict: in brackets where it is about single runs, starred where a deviation is assumed."""
+    if verdict is None:
+        return ""
+    if verdict.kind == "runs_differ":
+        return "(+)" if verdict.difference > 0 else "(-)"
+    return MARKS[verdict.kind] + ("*" if verdict.scope == "methods_assumed_sd" else "")
+
+
+def about(table: Table) -> str:
+    """What the signs of a table are about, for its title: so it goes wherever the table is copied to."""
+    shown = [v for row in table.rows for v in (*(c.verdict for c in row.cells if c), *row.verdicts)]
+    scopes = {v.scope for v in (*shown, *(pair.verdict for pair in table.pairs)) if v}
+    told = [OF_RUNS] if "runs" in scopes else []
+    told += [ASSUMED] if "methods_assumed_sd" in scopes else []
+    return "".join(f"; {part}" for part in told)
+
+
 def accuracy_block(table: Table) -> Block:
     """Strategies down, data sets across; what guessing reaches below."""
     heads = [Head("strategy", right=False, data=True), Head("seeds")]
@@ -88,20 +115,25 @@ def accuracy_block(table: Table) -> Block:
         )
         own = [Shown(row.label, row.label.lower(), data=True), seeds]
         own += [_accuracy(cell, failed) for cell, failed in zip(row.cells, row.failures, strict=True)]
-        own += [Shown(figure(mean), mean.value if mean else None) for mean in row.averages]
+        own += [
+            Shown(
+                f"{figure(mean)} {mark(v)}".rstrip(), mean.value if mean else None, kind=v.kind if v else ""
+            )
+            for mean, v in zip(row.averages, row.verdicts, strict=True)
+        ]
         rows.append(tuple(own))
     rows += list(_baselines(table))
     notes = [f"After a figure: {LEGEND}, against {table.reference}."] if table.comparisons else []
-    return Block("Accuracy, % [95% interval]", tuple(heads), tuple(rows), tuple(notes), "accuracy")
+    return Block(
+        f"Accuracy, % [95% interval]{about(table)}", tuple(heads), tuple(rows), tuple(notes), "accuracy"
+    )
 
 
 def _accuracy(cell: Cell | None, failed: str) -> Shown:
     if cell is None:
         return Shown(failed.replace("_", " ") or MISSING, None, kind="failed" if failed else "")
-    mark = f" {MARKS[cell.verdict.kind]}" if cell.verdict else ""
-    return Shown(
-        figure(cell.accuracy) + mark, cell.accuracy.value, kind=cell.verdict.kind if cell.verdict else ""
-    )
+    told = f"{figure(cell.accuracy)} {mark(cell.verdict)}".rstrip()
+    return Shown(told, cell.accuracy.value, kind=cell.verdict.kind if cell.verdict else "")
 
 
 def _baselines(table: Table) -> Iterator[tuple[Shown, ...]]:
@@ -122,10 +154,10 @@ def verdict_block(table: Table, index: int) -> Block:
     """Of one data set: the difference to the reference, what it means, and the spread over seeds."""
     column = table.columns[index]
     heads = (
-        Head("strategy", right=False, data=True), Head("difference, points [95%]"), Head("p"),
-        Head("p, Holm"), Head("verdict", right=False, prose=True, data=True), Head("would show, points"),
-        Head("differs in", right=False, prose=True, data=True),
-        Head("seeds, % (sd)"), Head("macro F1 %"), Head("ECE %"),
+        Head("strategy", right=False, data=True), Head("difference, points [95%]"), Head("[after Holm]"),
+        Head("p"), Head("p, Holm"), Head("verdict", right=False, prose=True, data=True),
+        Head("would show, points"), Head("differs in", right=False, prose=True, data=True),
+        Head("seeds, % (sd)"), Head("macro F1 %"), Head("macro F1, difference [95%]"), Head("ECE %"),
     )  # fmt: skip
     rows = [
         _verdict_row(cell, [line.what for line in table.differences(cell, column)])
@@ -133,44 +165,68 @@ def verdict_block(table: Table, index: int) -> Block:
     ]
     against = f" against {table.reference}" if table.reference else ""
     notes = (
+        "After Holm: the interval at the level at which Holm decided; it leaves out 0 where the adjusted p is below "
+        "0.05. The other intervals are not adjusted, and macro F1 is no part of the family.",
         "Would show: the smallest true difference that these items and seeds show with 80% power.",
         "Differs in: what is not the same besides strategy and learning rate; the values are under Audit.",
     )
-    return slim(Block(f"{column.title}: verdicts{against}", heads, tuple(rows), notes, "verdicts"))
+    return slim(
+        Block(f"{column.title}: verdicts{against}{about(table)}", heads, tuple(rows), notes, "verdicts")
+    )
 
 
 def _verdict_row(cell: Cell, differs: Sequence[str]) -> tuple[Shown, ...]:
     label = Shown(cell.label, cell.label.lower(), data=True)
     verdict = cell.verdict
     if verdict:
-        low, high = verdict.interval
         compared = [
-            Shown(f"{points(verdict.difference)} [{points(low)}, {points(high)}]", verdict.difference),
+            Shown(f"{points(verdict.difference)} {between(verdict.interval)}", verdict.difference),
+            Shown(between(verdict.adjusted_interval) if verdict.comparisons > 1 else MISSING),
             Shown(p_value(verdict.p), verdict.p),
             Shown(p_value(verdict.p_adjusted), verdict.p_adjusted),
-            Shown(words(cell), verdict.kind, kind=verdict.kind),
+            Shown(words(verdict), mark(verdict), kind=verdict.kind),
             Shown(percent(verdict.smallest_detectable), verdict.smallest_detectable),
         ]
     else:
         reason = Shown(cell.no_verdict or MISSING, cell.no_verdict, data=True)
-        compared = [Shown(MISSING), Shown(MISSING), Shown(MISSING), reason, Shown(MISSING)]
+        compared = [*[Shown(MISSING)] * 4, reason, Shown(MISSING)]
     return (
         label, *compared, Shown(", ".join(dict.fromkeys(differs)) or MISSING, data=True),
         Shown(spread(cell), cell.seed_sd), Shown(percent(cell.macro_f1), cell.macro_f1),
-        Shown(percent(cell.ece), cell.ece),
+        _f1_difference(cell.macro_f1_difference), Shown(percent(cell.ece), cell.ece),
     )  # fmt: skip
 
 
-def words(cell: Cell) -> str:
-    """The verdict in words."""
-    verdict = cell.verdict
-    if verdict is None:
-        return cell.no_verdict or MISSING
+def _f1_difference(value: Figure | None) -> Shown:
+    if value is None or value.low is None or value.high is None:
+        return Shown(MISSING)
+    return Shown(f"{points(value.value)} {between((value.low, value.high))}", value.value)
+
+
+def between(ends: tuple[float, float]) -> str:
+    """An interval of differences, in points."""
+    return f"[{points(ends[0])}, {points(ends[1])}]"
+
+
+def words(verdict: Verdict) -> str:
+    """The verdict in words, with what it is about where that is not simply the methods."""
+    told = in_words(verdict)
+    return f"{told}; {verdict.caveat}" if verdict.caveat else told
+
+
+def in_words(verdict: Verdict) -> str:
+    """The verdict alone."""
+    margin = f"{verdict.margin * 100:g}"
+    small = f", by less than {margin}" if verdict.within_margin else ""
+    if verdict.scope == "runs":
+        two = verdict.runs_a == verdict.runs_b == 1
+        told = {
+            "runs_within_margin": f"are within {margin} points", "runs_show_no_difference": "show no difference",
+        }.get(verdict.kind, f"differ{small}")  # fmt: skip
+        return f"these {'two ' if two else ''}runs {told} {mark(verdict)}"
     if verdict.kind == "equivalent":
-        return f"equivalent within {verdict.margin * 100:g}"
-    if verdict.kind == "no_difference_shown":
-        return "no difference shown"
-    return f"{verdict.kind}, by less than {verdict.margin * 100:g}" if verdict.within_margin else verdict.kind
+        return f"equivalent within {margin}"
+    return "no difference shown" if verdict.kind == "no_difference_shown" else f"{verdict.kind}{small}"
 
 
 def spread(cell: Cell) -> str:
@@ -194,7 +250,8 @@ def slim(block: Block) -> Block:
     told = " ".join(head.text for head in heads)
     notes = tuple(
         note for note in block.notes
-        if not (note.startswith("Would show") and "would show" not in told)
+        if not (note.startswith("After Holm") and "[after Holm]" not in told)
+        and not (note.startswith("Would show") and "would show" not in told)
         and not (note.startswith("Differs in") and "differs in" not in told)
         and not (note.startswith("A point") and "a point" not in told)
     )  # fmt: skip
@@ -204,11 +261,13 @@ def slim(block: Block) -> Block:
 def table_part(table: Table) -> Part:
     """All blocks of one table."""
     from harness.report.cost_block import cost_block
+    from harness.report.pair_blocks import average_block, pair_block
 
     blocks = [accuracy_block(table)]
     for index in range(len(table.columns)):
         if table.cells(index):
             blocks += [verdict_block(table, index), cost_block(table, index)]
+    blocks += [block for block in (average_block(table), pair_block(table)) if block is not None]
     return Part(table.title, tuple(blocks), table.notes, table)
 
 

@@ -8,14 +8,12 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from harness.errors import HarnessError
 from harness.record import RunRecord
 from harness.report.costs import costs_of
 from harness.report.model import Cell, Figure
-from harness.report.outcomes import Group, Outcomes, aligned
+from harness.report.outcomes import Group, Outcomes, clusters_of
 from harness.stats import crossed
 from harness.stats.accuracy import accuracy, effective_wilson
-from harness.stats.paired import Paired, compare
 
 Command = Callable[[Group], str]
 
@@ -54,7 +52,7 @@ def _mean(records: Sequence[RunRecord], name: str) -> float | None:
 
 def _from_items(outcomes: Outcomes) -> Figure:
     """Mean over seeds, interval over items and seeds."""
-    found = accuracy(outcomes.correct)
+    found = accuracy(outcomes.correct, clusters_of(outcomes))
     return Figure(found.value, *found.interval)
 
 
@@ -73,20 +71,11 @@ def _from_scores(records: Sequence[RunRecord]) -> Figure:
     total, degrees = crossed.combine(
         np.asarray(items), np.asarray(nothing), np.asarray(seeds), len(values) - 1, n - 1
     )
-    v = crossed.Variance(np.asarray(items), np.asarray(nothing), np.asarray(seeds), total, degrees)
+    v = crossed.Variance(
+        np.asarray(items), np.asarray(nothing), np.asarray(seeds), total, degrees, np.asarray(items), n - 1
+    )
     low, high = effective_wilson(value, v)
     return Figure(value, float(low), float(high))
-
-
-def paired(cell: Cell, own: Outcomes, reference: Cell, theirs: Outcomes) -> Paired | str:
-    """The paired comparison of a cell with the reference's, or why there is none."""
-    try:
-        one, other = aligned(own, theirs)
-        return compare(one.correct, other.correct, fixed_a=not cell.seeded, fixed_b=not reference.seeded)
-    except HarnessError as error:
-        return error.message
-    except ValueError as error:
-        return str(error)
 
 
 def average(figures: Sequence[Figure | None]) -> Figure | None:

@@ -21,9 +21,9 @@ from harness.files import read_bounded
 from harness.report.model import Figure
 from harness.report.outcomes import Group, Outcomes
 from harness.stats.accuracy import accuracy
+from harness.stats.classification import ECE_BINS, calibration_bin
 from harness.store import Store
 
-BINS = 10
 MOST_STEPS_BYTES = 2**26
 DRAWN = 1e15
 """Steps and losses beyond it are no numbers of a run (NaN and infinities neither)."""
@@ -124,14 +124,14 @@ def thinned(values: Sequence[tuple[float, float]], points: int) -> tuple[tuple[f
 
 
 def reliability(confidence: Floats, correct: Flags) -> tuple[Bin, ...]:
-    """Bins of equal width over the probability of the chosen answer (Guo et al. 2017, arXiv 1706.04599)."""
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(place, minlength=BINS)
-    sums = np.bincount(place, weights=confidence, minlength=BINS)
-    hits = np.bincount(place, weights=correct, minlength=BINS)
+    """The bins of the calibration error, over the probability of the chosen answer."""
+    place = calibration_bin(confidence)
+    counts = np.bincount(place, minlength=ECE_BINS)
+    sums = np.bincount(place, weights=confidence, minlength=ECE_BINS)
+    hits = np.bincount(place, weights=correct, minlength=ECE_BINS)
     return tuple(
         Bin(float(sums[b] / counts[b]), float(hits[b] / counts[b]), int(counts[b]))
-        for b in range(BINS)
+        for b in range(ECE_BINS)
         if counts[b]
     )
 
@@ -140,7 +140,8 @@ def _subgroups(outcomes: Outcomes) -> dict[str, tuple[Figure, int]]:
     """Accuracy on each part of the items; empty where all are of one part."""
     found = {}
     for name, items in _parts(outcomes.subgroups).items():
-        own = accuracy(outcomes.correct[:, items])
+        clusters = [outcomes.clusters[i] for i in items] if outcomes.clusters else None
+        own = accuracy(outcomes.correct[:, items], clusters if clusters and len(set(clusters)) > 1 else None)
         found[name] = (Figure(own.value, *own.interval), own.n)
     return found
 

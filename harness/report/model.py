@@ -96,7 +96,8 @@ class Cell:
     seeded: whether another seed would answer otherwise (training, or the choice of worked examples).
     accuracy: mean over seeds, with an interval over items and seeds. by_seed: each run's accuracy.
     verdict: against the reference; where it is None, `no_verdict` says why. ratios: cost figures over
-    the reference's, only on the same kind of device. tuning: None where its learning rate was given.
+    the reference's, only on the same kind of device. macro_f1_difference: to the reference's, paired, with
+    its 95% interval over items and seeds (items alone where the verdict is of single runs). tuning: None where its learning rate was given.
     """
 
     label: str
@@ -118,6 +119,7 @@ class Cell:
     command: str
     verdict: Verdict | None = None
     no_verdict: str = ""
+    macro_f1_difference: Figure | None = None
     ratios: dict[str, float] = field(default_factory=dict)
     tuning: Tuning | None = None
 
@@ -125,7 +127,8 @@ class Cell:
 @dataclass(frozen=True, slots=True)
 class Row:
     """A strategy over a table's columns. failures: for each column the kind of failure, where no run of
-    it ended well. averages: one for each of the table's averages, None unless the row is complete in it.
+    it ended well. averages: one for each of the table's averages, None unless the row is complete in it;
+    verdicts: on each of them, None where it is not compared.
     """
 
     label: str
@@ -133,6 +136,17 @@ class Row:
     cells: tuple[Cell | None, ...]
     failures: tuple[str, ...]
     averages: tuple[Figure | None, ...]
+    verdicts: tuple[Verdict | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two rows compared on one data set; differences are `one` less `other`."""
+
+    one: str
+    other: str
+    title: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +187,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One model on one kind of data. comparisons: how many verdicts were adjusted together (Holm)."""
+    """One model on one kind of data. comparisons: how many verdicts were adjusted together (Holm); family:
+    which, in words. pairs: those between rows other than the reference, where all were asked for.
+    """
 
     key: str
     world: World
@@ -185,6 +201,8 @@ class Table:
     rows: tuple[Row, ...]
     reference: str | None
     comparisons: int
+    family: tuple[str, ...]
+    pairs: tuple[Pair, ...]
     audit: tuple[AuditLine, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]

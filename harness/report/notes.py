@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from harness.report.outcomes import Group
     from harness.report.table import Options
 
+MOST_NAMED = 12
+"""Comparisons of a family that are named in a note; --format json has all."""
+
 
 def of_table(table: Table, options: Options, first: RunRecord | None, *, repeated: bool) -> tuple[str, ...]:
     """The notes of a table, the gravest first."""
@@ -41,14 +44,9 @@ def _verdict_notes(table: Table, options: Options) -> list[str]:
     if not options.verdicts:
         return ["No verdicts were asked for; intervals over several seeds are wider than need be."]
     if table.comparisons:
-        several = table.comparisons > 1
         return [
-            f"Verdicts against {table.reference}, paired by item, equivalent within {options.margin * 100:g} points; "
-            + (
-                f"p-values of {table.comparisons} comparisons adjusted together (Holm)."
-                if several
-                else "one comparison."
-            )
+            f"Verdicts against {table.reference}, paired by item, equivalent within {options.margin * 100:g} points.",
+            _family_note(table),
         ]
     if options.reference is not None and table.reference is None:
         return [f"No verdicts: there is no run of {options.reference} here."]
@@ -64,17 +62,39 @@ def of_inputs(groups: Iterable[Group]) -> tuple[str, ...]:
     return tuple(f"{', '.join(dict.fromkeys(names))}: {sentence}." for sentence, names in said.items())
 
 
+def _family_note(table: Table) -> str:
+    """What was adjusted together, by name where there are few."""
+    if table.comparisons == 1:
+        return f"One comparison ({table.family[0]}): nothing to adjust for."
+    named = "; ".join(table.family[:MOST_NAMED])
+    more = f"; and {table.comparisons - MOST_NAMED} more" if table.comparisons > MOST_NAMED else ""
+    return (
+        f"p (Holm), the interval after Holm and the verdict are adjusted for these {table.comparisons} comparisons; "
+        f"the 95% intervals are not: {named}{more}."
+    )
+
+
 def _seed_notes(table: Table) -> list[str]:
     cells = _cells(table)
     found = []
     if any(len(cell.seeds) > 1 for cell in cells):
         found.append("Accuracy is the mean over seeds; its 95% interval covers other items and other seeds.")
-    single = [cell for cell in cells if cell.verdict and not cell.verdict.over_seeds]
-    if single and any(cell.seeded for cell in cells):
-        names = ", ".join(dict.fromkeys(cell.label for cell in single))
+    single = [cell.label for cell in cells if cell.verdict and cell.verdict.scope == "runs"]
+    if single:
+        names = ", ".join(dict.fromkeys(single))
         found.append(
-            f"One run of each side, or seeds that all answer alike ({names}): those verdicts are about these runs, another seed may decide otherwise."
+            f"One run of a side that another seed would change ({names}): (+) (-) (=) (?) are about these runs and "
+            "say nothing of the methods. Run three seeds: --seed 0,1,2."
         )
+    assumed = {
+        cell.verdict.assumed_seed_sd
+        for cell in cells
+        if cell.verdict and cell.verdict.scope == "methods_assumed_sd" and cell.verdict.assumed_seed_sd
+    }
+    found += [
+        f"Starred verdicts assume that a method with one run varies by {sd * 100:g} points (sd) over seeds; this was not measured."
+        for sd in sorted(assumed)
+    ]
     return found
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.options import add_seed_sd
+
 FORMATS = ("text", "markdown", "html", "csv", "latex", "json")
 EXAMPLES = """examples:
   python -m harness report
@@ -40,6 +42,10 @@ def add_report(commands: Any, add_results: Callable[[argparse._ActionsContainer]
         default=2.0,
         metavar="POINTS",
         help="accuracy within which two strategies count as equivalent; default: 2",
+    )
+    add_seed_sd(parser)
+    parser.add_argument(
+        "--all-pairs", action="store_true", help="compare every two strategies, not only with the reference"
     )
     parser.add_argument(
         "--no-verdicts",

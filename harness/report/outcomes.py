@@ -6,7 +6,7 @@ A group is the runs of one spec over its seeds. Legend: S seeds, n items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from harness.files import read_bounded
 from harness.record import RunRecord
 from harness.report.labels import labels
 from harness.report.rows import title_of
+from harness.stats.classification import macro_f1_contributions
 from harness.store import Store
 
 MOST_BYTES = 2**30
@@ -54,13 +55,17 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """correct: (S, n) bool, items in the order of `example_ids`; subgroups: n names. confidence: (S, n),
-    the probability of the chosen answer; None where it was not asked for or a run lacks it.
+    the probability of the chosen answer; None where it was not asked for or a run lacks it. clusters: n
+    names of what makes items dependent; empty where every item stands alone. f1: (S, n), the items'
+    contributions to macro F1; None where a run does not say what it answered.
     """
 
     example_ids: tuple[str, ...]
     subgroups: tuple[str, ...]
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float32] | None = None
+    clusters: tuple[str, ...] = ()
+    f1: NDArray[np.float32] | None = None
 
 
 @dataclass(slots=True)
@@ -71,25 +76,58 @@ class Reader:
     """
 
     confidences: bool = False
-    known: list[tuple[Any, tuple[str, ...], tuple[str, ...]]] = field(default_factory=list)
+    known: list[tuple[Any, Items]] = field(default_factory=list)
 
-    def items(self, path: Path, table: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The ids and subgroups of a table's items. Raises StoreError where an item is there twice."""
-        columns = table.select(["example_id", "subgroup"])
-        for seen, ids, subgroups in self.known:
+    def items(self, path: Path, table: Any) -> Items:
+        """Which items a table is of. Raises StoreError where one is there twice."""
+        columns = table.select([name for name in _ITEM_COLUMNS if name in table.column_names])
+        for seen, items in self.known:
             if seen.equals(columns):
-                return ids, subgroups
+                return items
         for name in columns.column_names:
             _check_texts(path, name, columns[name])
         ids, subgroups = (tuple(columns[name].to_pylist()) for name in ("example_id", "subgroup"))
         if len(set(ids)) != len(ids):
             raise StoreError(f"{path} holds an item twice", "Run it again with --force.")
-        self.known.append((columns, ids, subgroups))
-        return ids, subgroups
+        named = columns["cluster"].to_pylist() if "cluster" in columns.column_names else []
+        items = Items(ids, subgroups, _repeating(ids, named))
+        self.known.append((columns, items))
+        return items
 
 
-_Read = tuple[tuple[str, ...], tuple[str, ...], NDArray[np.bool_], NDArray[np.float32] | None]
-"""Ids, subgroups, correct and confidence of one run's items."""
+MOST_CLASSES = 64
+"""A class beyond this is no option's place but a damaged file's."""
+_ITEM_COLUMNS = ("example_id", "subgroup", "cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """n ids and subgroups, and n clusters where any has two items."""
+
+    ids: tuple[str, ...]
+    subgroups: tuple[str, ...]
+    clusters: tuple[str, ...]
+
+
+def _repeating(ids: Sequence[str], named: Sequence[str | None]) -> tuple[str, ...]:
+    """The clusters, an item's own id where it names none; empty where no two items share one."""
+    own = tuple(cluster or example_id for cluster, example_id in zip(named, ids, strict=False))
+    return own if len(set(own)) < len(own) else ()
+
+
+def clusters_of(outcomes: Outcomes) -> tuple[str, ...] | None:
+    """What the paired functions take: None where every item stands alone."""
+    return outcomes.clusters or None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one run answered, (n,) each; as `Outcomes` has them."""
+
+    items: Items
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float32] | None
+    f1: NDArray[np.float32] | None
 
 
 def digest_of(record: RunRecord) -> str:
@@ -114,20 +152,23 @@ def load_outcomes(store: Store, group: Group, reader: Reader | None = None) -> O
     """The group's per-item outcomes. Raises UsageError where its runs were not asked the same items."""
     reader = reader or Reader()
     tables = [_read(store.folder(record.run_id) / "predictions.parquet", reader) for record in group.records]
-    ids, subgroups, _, _ = tables[0]
-    for record, (own_ids, _, correct, _) in zip(group.records, tables, strict=True):
-        if own_ids is not ids and own_ids != ids:
+    items = tables[0].items
+    for record, own in zip(group.records, tables, strict=True):
+        if own.items is not items and own.items.ids != items.ids:
             raise UsageError(
                 f"{record.run_id} was asked other items than {group.first.run_id}",
                 "Their data differ; run one of them again with --force.",
             )
-        _check_fits(store, record, len(own_ids), float(correct.mean()))
-    confidences = [confidence for *_, confidence in tables if confidence is not None]
+        _check_fits(store, record, len(own.items.ids), float(own.correct.mean()))
+    # A run made before clusters were stored names none: one that does speaks for all.
+    clusters = next((own.items.clusters for own in tables if own.items.clusters), ())
     return Outcomes(
-        ids,
-        subgroups,
-        np.stack([correct for _, _, correct, _ in tables]),
-        np.stack(confidences) if len(confidences) == len(tables) else None,
+        items.ids,
+        items.subgroups,
+        np.stack([own.correct for own in tables]),
+        _stacked([own.confidence for own in tables]),
+        clusters,
+        _stacked([own.f1 for own in tables]),
     )
 
 
@@ -142,10 +183,17 @@ def _check_fits(store: Store, record: RunRecord, n: int, accuracy: float) -> Non
         )
 
 
+def _stacked(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """(S, n) of (n,) each; None unless every run has it."""
+    there = [part for part in parts if part is not None]
+    return np.stack(there) if len(there) == len(parts) else None
+
+
 def aligned(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
     """Both over the same items in the same order. Raises UsageError where they have other items."""
     if one.example_ids is other.example_ids or one.example_ids == other.example_ids:
-        return one, other
+        clusters = one.clusters or other.clusters
+        return replace(one, clusters=clusters), replace(other, clusters=clusters)
     if set(one.example_ids) != set(other.example_ids):
         common = len(set(one.example_ids) & set(other.example_ids))
         raise UsageError(
@@ -155,7 +203,10 @@ def aligned(one: Outcomes, other: Outcomes) -> tuple[Outcomes, Outcomes]:
         )
     place = {example_id: i for i, example_id in enumerate(other.example_ids)}
     order = [place[example_id] for example_id in one.example_ids]
-    return one, Outcomes(one.example_ids, one.subgroups, other.correct[:, order])
+    clusters = one.clusters or tuple(other.clusters[i] for i in order if other.clusters)
+    f1 = None if other.f1 is None else other.f1[:, order]
+    moved = Outcomes(one.example_ids, one.subgroups, other.correct[:, order], clusters=clusters, f1=f1)
+    return replace(one, clusters=clusters), moved
 
 
 def _columns(path: Path, columns: Sequence[str], wanted: Sequence[str] = ()) -> Any:
@@ -195,13 +246,32 @@ def _read(path: Path, reader: Reader) -> _Read:
 
 def _read_whole(path: Path, reader: Reader) -> _Read:
     wanted = ["logprobs"] if reader.confidences else []
-    table = _columns(path, ["example_id", "subgroup", "correct"], wanted)
-    ids, subgroups = reader.items(path, table)
+    table = _columns(path, ["example_id", "subgroup", "correct"], ["cluster", "gold", "predicted", *wanted])
+    items = reader.items(path, table)
     if lacking := table["correct"].null_count:
         raise StoreError(f"{path} lacks the outcome of {lacking} items", "Run it again with --force.")
     there = wanted and "logprobs" in table.column_names
     confidence = _confidence(table["logprobs"].combine_chunks()) if there else None
-    return ids, subgroups, flags(path, table["correct"]), confidence
+    return _Read(items, flags(path, table["correct"]), confidence, _f1(table))
+
+
+def _f1(table: Any) -> NDArray[np.float32] | None:
+    """(n,) contributions to macro F1; None where the classes are not there as whole numbers from 0."""
+    import pyarrow as pa
+
+    found = []
+    for name in ("gold", "predicted"):
+        if name not in table.column_names:
+            return None
+        array = table[name].combine_chunks()
+        if array.null_count or not pa.types.is_integer(array.type) or not len(array):
+            return None
+        array = array.cast(pa.int64())  # by way of its bytes, as `flags`
+        own = np.frombuffer(array.buffers()[1], dtype=np.int64)
+        found.append(own[array.offset : array.offset + len(array)])
+    if min(own.min() for own in found) < 0 or max(own.max() for own in found) >= MOST_CLASSES:
+        return None
+    return macro_f1_contributions(*found).astype(np.float32)
 
 
 def _confidence(logprobs: Any) -> NDArray[np.float32] | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.errors import HarnessError
 from harness.record import RunRecord
 from harness.report import notes
 from harness.report.audit import Difference, audit, within
-from harness.report.cells import average, cell_of, paired
+from harness.report.cells import average, cell_of
 from harness.report.costs import per_point, ratios
 from harness.report.med42 import averages
 from harness.report.model import AuditLine, Average, Cell, Column, Failure, Row, Table, Tuning
@@ -18,23 +18,24 @@ from harness.report.model import where as name_of
 from harness.report.outcomes import Group, Outcomes, Reader, load_outcomes
 from harness.report.sort import ColumnKey, Members, TableKey
 from harness.report.tuned import tuning_differences, tuning_of
-from harness.stats.paired import Paired
-from harness.stats.verdict import verdicts
+from harness.report.verdicts import Asked, Decided, Mean, Place, decide
+from harness.stats.verdict import Verdict
 from harness.store import Store
 
 DEFAULT_REFERENCES = ("full", "lora")
-Place = tuple[str, ColumnKey]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked. margin: a fraction. command: a group into the command that repeats it. confidences:
+    """What was asked. margin, assumed_seed_sd: fractions. command: a group into the command that repeats it. confidences:
     whether reliability diagrams are to be drawn.
     """
 
     command: Callable[[Sequence[RunRecord]], str]
     reference: str | None = None
     margin: float = 0.02
+    assumed_seed_sd: float | None = None
+    all_pairs: bool = False
     verdicts: bool = True
     confidences: bool = False
 
@@ -54,10 +55,14 @@ class Builder:
         _add_cost_per_point(cells, members)
         self._add_tuning(cells, members)
         reference = choose_reference(cells, self.options.reference)
-        comparisons = self._compare(cells, reference) if self.options.verdicts else 0
-        _add_ratios(cells, reference)
         columns = list(members.columns)
         shown, repeated = _averages(list(members.columns.values()))
+        decided = Decided(cells, {}, (), ())
+        if self.options.verdicts:
+            asked = Asked(self.options.margin, self.options.assumed_seed_sd, self.options.all_pairs)
+            decided = decide(cells, members, self.outcomes, shown, reference, asked)
+            cells = decided.cells
+        _add_ratios(cells, reference)
         table = Table(
             key="",
             world=key.world,
@@ -66,9 +71,11 @@ class Builder:
             limit=key.limit,
             columns=tuple(members.columns.values()),
             averages=shown,
-            rows=tuple(_rows(cells, columns, members, shown, reference)),
+            rows=tuple(_rows(cells, columns, members, shown, reference, decided.means)),
             reference=reference,
-            comparisons=comparisons,
+            comparisons=len(decided.family),
+            family=decided.family,
+            pairs=decided.pairs,
             audit=_audit(members, reference, cells),
             failures=tuple(self._failure(*failed) for failed in members.failed),
             notes=(),
@@ -95,33 +102,6 @@ class Builder:
             except HarnessError as error:
                 self.warn(f"{error.message}: the tuning of {group.label} on {place[1].title} is not known")
             cells[place] = dataclasses.replace(cells[place], tuning=tuning)
-
-    def _compare(self, cells: dict[Place, Cell], reference: str | None) -> int:
-        """Put the verdicts into `cells`; returns how many there are: one family for Holm."""
-        results: dict[Place, Paired] = {}
-        for place, cell in cells.items():
-            other = (reference or "", place[1])
-            if place == other:
-                reason = "reference"
-            elif other not in cells:
-                reason = f"no run of {reference} on these items" if reference else "nothing to compare with"
-            else:
-                result = self._paired(cell, cells[other])
-                if isinstance(result, Paired):
-                    results[place] = result
-                    continue
-                reason = result
-            cells[place] = dataclasses.replace(cell, no_verdict=reason)
-        found = verdicts(list(results.values()), margin=self.options.margin) if results else []
-        for place, verdict in zip(results, found, strict=True):
-            cells[place] = dataclasses.replace(cells[place], verdict=verdict)
-        return len(found)
-
-    def _paired(self, cell: Cell, reference: Cell) -> Paired | str:
-        own, theirs = (self.outcomes.get(one.run_ids[0]) for one in (cell, reference))
-        if own is None or theirs is None:
-            return "per-item outcomes cannot be read"
-        return paired(cell, own, reference, theirs)
 
     def _failure(self, label: str, key: ColumnKey, record: RunRecord) -> Failure:
         failure = record.failure
@@ -193,6 +173,7 @@ def _rows(
     members: Members,
     shown: Sequence[Average],
     reference: str | None,
+    decided: Mapping[Mean, Verdict],
 ) -> list[Row]:
     """Untrained first, then the reference, then by trained share, the largest first."""
     failed = {(label, key): record for label, key, record in members.failed}
@@ -209,7 +190,8 @@ def _rows(
         means = tuple(average([figures[i] for i in mean.columns]) for mean in shown)
         first = next((cell.strategy for cell in own if cell), None)
         strategy = first or next(record.spec.strategy.name for record in broken if record)
-        rows.append(Row(label, strategy, own, kinds, means))
+        compared = tuple(decided.get((label, number)) for number in range(len(shown)))
+        rows.append(Row(label, strategy, own, kinds, means, compared))
 
     def order(row: Row) -> tuple[bool, bool, bool, float, str]:
         cell = next((cell for cell in row.cells if cell), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
-from scipy import special
 
 from harness.stats import crossed
 from harness.stats.intervals import wilson
@@ -50,8 +49,8 @@ def effective_wilson(
     value: crossed.Floats | float, v: crossed.Variance
 ) -> tuple[crossed.Floats, crossed.Floats]:
     """Wilson's interval with the effective number of items of a variance; value and v (...)."""
-    t = special.stdtrit(v.degrees, 0.975)
-    ratio = t**2 * v.total / (value * (1 - value))  # t squared over the effective number of items
+    reach = crossed.half_width(v) ** 2
+    ratio = reach / (value * (1 - value))  # t squared over the effective number of items
     centre = (value + ratio / 2) / (1 + ratio)
-    half = (t**2 * v.total + ratio**2 / 4) ** 0.5 / (1 + ratio)
+    half = (reach + ratio**2 / 4) ** 0.5 / (1 + ratio)
     return centre - half, centre + half

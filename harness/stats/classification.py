@@ -27,6 +27,28 @@ def macro_f1(gold: Ints, predicted: Ints, classes: int) -> float:
     return float(f1.mean())
 
 
+def macro_f1_contributions(gold: Ints, predicted: Ints) -> Floats:
+    """(n,) contributions of the items to macro F1: jackknife pseudo-values (Tukey 1958; Miller 1974,
+    Biometrika 61:1-15), shifted so that their mean is macro F1 itself. gold, predicted: (n,).
+    """
+    classes, n = int(max(gold.max(), predicted.max())) + 1, len(gold)
+    counts = np.bincount(gold * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    whole = _macro_f1_of(counts)
+    without = np.zeros((classes, classes))  # macro F1 without one item of this gold and this prediction
+    for cell in zip(*np.nonzero(counts), strict=True):
+        counts[cell] -= 1
+        without[cell] = _macro_f1_of(counts) if n > 1 else whole
+        counts[cell] += 1
+    values = n * whole - (n - 1) * without[gold, predicted]
+    return np.asarray(values - values.mean() + whole)
+
+
+def _macro_f1_of(counts: NDArray[np.int64]) -> float:
+    """counts: (K, K), gold down and predictions across."""
+    hits, present = np.diag(counts), counts.sum(0) + counts.sum(1)
+    return float((2 * hits[present > 0] / present[present > 0]).mean())
+
+
 def choice_probabilities(logprobs: list[tuple[float, ...]]) -> list[Floats]:
     """Log-likelihoods of each item's choices, normalised to probabilities over the choices."""
     probabilities = []
@@ -57,11 +79,18 @@ def expected_calibration_error(probabilities: list[Floats], gold: Ints, bins: in
     """ECE over equal-width bins of the top probability (Guo et al. 2017, arXiv 1706.04599)."""
     confidence = np.array([p.max() for p in probabilities])
     correct = np.array([int(p.argmax()) == g for p, g in zip(probabilities, gold, strict=True)])
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
+    place = calibration_bin(confidence, bins)
     error = 0.0
     for b in range(bins):
         own = place == b
         if own.any():
             error += own.mean() * abs(correct[own].mean() - confidence[own].mean())
     return float(error)
+
+
+def calibration_bin(confidence: NDArray[np.floating], bins: int = ECE_BINS) -> Ints:
+    """The bin of equal width that each confidence lies in, (n,) of 0 to bins - 1; an edge belongs to the bin
+    below it. The score and the diagram both ask here. confidence: (n,) of 0 to 1.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    return np.asarray(np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1), dtype=np.int64)

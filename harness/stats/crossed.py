@@ -51,7 +51,9 @@ class Variance:
 
     items: sampling of items (or clusters), given these runs; includes their flips.
     flips: the part of `items` that is flips between runs. seeds: sampling of runs, includes flips.
-    total: what the interval uses. degrees: degrees of freedom of `total`.
+    total: of items and runs together. degrees: degrees of freedom of `total`.
+    item_total, item_degrees: of items alone. An interval is the wider of the two: other items and other
+    runs cannot be more certain than other items alone, though estimates of variances may say so.
     """
 
     items: Floats
@@ -59,6 +61,8 @@ class Variance:
     seeds: Floats
     total: Floats
     degrees: Floats
+    item_total: Floats
+    item_degrees: float
 
 
 def order_by_cluster(clusters: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -93,12 +97,14 @@ def group(correct: NDArray[np.floating], starts: NDArray[np.intp] | None = None)
     return Group(runs, by_run.mean(axis=-1), run_variance, flip_variance, totals.astype(np.float64))
 
 
-def variance(groups: Sequence[Group], n: int, fixed: Sequence[bool] | None = None) -> Variance:
+def variance(
+    groups: Sequence[Group], n: int, fixed: Sequence[bool] | None = None, assumed: float = 0.0
+) -> Variance:
     """Variance of one group's accuracy, or of the difference of two groups' on the same n items.
 
-    fixed: the groups that have no seeds to sample (a strategy that does not train): they add no run
-    variance. A group of one run that is not fixed is taken to vary over seeds as the other does.
-    Where no group has two runs, `seeds` and `flips` are 0 and the result is about these very runs.
+    fixed: the groups whose runs are taken as they are (a strategy that does not train has no others): they
+    add no run variance. Nor does a group of one run, which shows none: what is then said is about that very
+    run, unless `assumed` adds the variance that unseen runs are taken to have.
     """
     fixed = fixed or [False] * len(groups)
     signed = groups[0].totals - groups[1].totals if len(groups) == 2 else groups[0].totals
@@ -107,25 +113,34 @@ def variance(groups: Sequence[Group], n: int, fixed: Sequence[bool] | None = Non
     flips, seeds, run_degrees = of_runs(groups, fixed)
     total, degrees = combine(items, flips, seeds, run_degrees, clusters - 1)
     if len(groups) == 2:
-        total = np.maximum(total, floor(n, 2 / sum(1 / g.runs for g in groups)))
-    return Variance(items, flips, seeds, total, degrees)
+        least: Floats | float = floor(n, 2 / sum(1 / g.runs for g in groups))
+    else:
+        # No fewer than as many independent answers could show, so that an interval has a width.
+        own = groups[0].accuracy
+        least = own * (1 - own) / (n * groups[0].runs)
+    total = np.maximum(total, least)
+    if assumed:
+        degrees = (
+            (total + assumed) ** 2 / total**2 * degrees
+        )  # Satterthwaite; what is assumed is taken as known
+        total = total + assumed
+    return Variance(
+        items, flips, seeds, total, degrees, np.maximum(items, least) + assumed, float(max(clusters - 1, 1))
+    )
 
 
 def of_runs(groups: Sequence[Group], fixed: Sequence[bool]) -> tuple[Floats, Floats, Floats]:
     """(flips, seeds, degrees of freedom of seeds) of a sum or difference of the groups, each (...).
 
-    Every group's own variance is used, as in Welch's test; a group of one run has the others', pooled.
+    Every group's own variance is used, as in Welch's test; that of a group of one run is not known, nor lent.
     """
-    varying = [g for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed]
-    several = [g for g in varying if g.runs > 1]
+    several = [g for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed and g.runs > 1]
     none = np.zeros_like(groups[0].run_variance)
     if not several:
         return none, none, none
     degrees = [g.runs - 1 for g in several]
-    alone = len(varying) - len(several)
-    weights = [1 / g.runs + alone * d / sum(degrees) for g, d in zip(several, degrees, strict=True)]
-    flips = sum((w * g.flip_variance for w, g in zip(weights, several, strict=True)), none)
-    parts = [w * g.run_variance for w, g in zip(weights, several, strict=True)]
+    flips = sum((g.flip_variance / g.runs for g in several), none)
+    parts = [g.run_variance / g.runs for g in several]
     return flips, sum(parts, none), degrees_of_sum(parts, degrees)
 
 
@@ -181,8 +196,20 @@ def floor(n: int, runs: float = 1) -> float:
 
 
 def half_width(v: Variance, confidence: float = 0.95) -> Floats:
-    """Half the width of the two-sided t interval, (...)."""
-    return np.asarray(special.stdtrit(v.degrees, (1 + confidence) / 2) * np.sqrt(v.total))
+    """Half the width of the two-sided t interval, (...): never less than over items alone."""
+    share = (1 + confidence) / 2
+    over_both = special.stdtrit(v.degrees, share) * np.sqrt(v.total)
+    return np.asarray(np.maximum(over_both, special.stdtrit(v.item_degrees, share) * np.sqrt(v.item_total)))
+
+
+def tail(v: Variance, distance: Floats | float) -> Floats:
+    """One-sided p-value of an estimate `distance` above what is tested, (...); as `half_width`, it rejects
+    only where the test over items alone does so too.
+    """
+    over_both = special.stdtr(v.degrees, -np.asarray(distance) / np.sqrt(v.total))
+    return np.asarray(
+        np.maximum(over_both, special.stdtr(v.item_degrees, -np.asarray(distance) / np.sqrt(v.item_total)))
+    )
 
 
 def _few(clusters: int) -> float:

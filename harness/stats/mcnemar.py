@@ -56,26 +56,24 @@ def table(correct_a: ArrayLike, correct_b: ArrayLike) -> Table:
     return Table(*(int(count) for count in counts))
 
 
-def mcnemar_exact(outcome: Table) -> float:
-    """Two-sided exact p-value: the binomial test on the discordant items (McNemar 1947, Psychometrika
-    12:153-157). 1 where no item is discordant.
+def score_p(outcome: Table, extra: float = 0.0) -> float:
+    """Two-sided p-value of no difference by `tango_z`: below a level exactly where Tango's interval at that
+    level leaves out 0. 1 where both are right equally often. With `extra` 0 it is McNemar's test without
+    continuity correction (1947, Psychometrika 12:153-157), whose size docs/statistics.md gives.
     """
-    discordant = outcome.only_a + outcome.only_b
-    if outcome.only_a == outcome.only_b:
-        return 1.0
-    return min(1.0, 2 * float(special.bdtr(min(outcome.only_a, outcome.only_b), discordant, 0.5)))
+    return 2 * float(special.ndtr(-abs(tango_z(outcome, 0.0, extra))))
 
 
-def tango_z(outcome: Table, difference: float) -> float:
+def tango_z(outcome: Table, difference: float, extra: float = 0.0) -> float:
     """The score statistic of "the true difference is `difference`" (Tango 1998, Stat. Med. 17:891-908).
 
-    Its square at 0 is McNemar's statistic without continuity correction.
+    extra: a variance of the difference that is known from elsewhere and added to that of the items.
     """
     n, b, c = outcome.n, outcome.only_a, outcome.only_b
     linear = (2 * n - b + c) * difference - b - c
     root = math.sqrt(max(linear**2 + 8 * n * c * difference * (1 - difference), 0.0))
     other = (root - linear) / (4 * n)  # the share only B gets right, restricted maximum likelihood
-    variance = n * (2 * other + difference * (1 - difference))
+    variance = n * (2 * other + difference * (1 - difference)) + n**2 * extra
     distance = b - c - n * difference
     # Rounding leaves about 1e-16 n where the variance is exactly 0.
     if variance <= 1e-12 * n:
@@ -83,9 +81,9 @@ def tango_z(outcome: Table, difference: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def tango_interval(outcome: Table, confidence: float = 0.95) -> Interval:
-    """Tango's score interval of the difference of two paired proportions (1998, as tango_z); recommended
-    by Fagerland et al. 2014 (Stat. Med. 33:2850-2875). Within -1 to 1; never of width 0.
+def tango_interval(outcome: Table, confidence: float = 0.95, extra: float = 0.0) -> Interval:
+    """Tango's score interval of the difference of two paired proportions (1998; `extra` as in tango_z);
+    recommended by Fagerland et al. 2014 (Stat. Med. 33:2850-2875). Within -1 to 1; never of width 0.
 
     Raises ValueError for no items.
     """
@@ -97,7 +95,10 @@ def tango_interval(outcome: Table, confidence: float = 0.95) -> Interval:
     def end(sign: float) -> float:
         if estimate == sign:
             return sign
-        low, high = sorted((estimate, sign * (1 - 1e-12)))
-        return root(lambda d: tango_z(outcome, d) + sign * z, low, high, 1e-12)
+        last = sign * (1 - 1e-12)
+        if abs(tango_z(outcome, last, extra)) <= z:
+            return sign
+        low, high = sorted((estimate, last))
+        return root(lambda d: tango_z(outcome, d, extra) + sign * z, low, high, 1e-12)
 
     return end(-1.0), end(1.0)

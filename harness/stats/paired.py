@@ -1,8 +1,10 @@
 """Two strategies on the same items: the difference in accuracy, its interval and its test.
 
-One run of each: the exact McNemar test and Tango's score interval; the result is about these two
-runs. Several runs (seeds): a t-test and interval in which both the items and the seeds are a
-sample (harness.stats.crossed); the result is about the strategies.
+One run of each: Tango's score test and interval. Several runs (seeds): a t-test and interval in which both
+the items and the seeds are a sample (harness.stats.crossed).
+
+A strategy that could vary and was run once shows nothing of how it varies. What is said is then about these
+very runs (`scope`), not about the strategies, unless the deviation over seeds is assumed.
 
 Legend: S_a, S_b runs of each group, n items.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,12 +23,15 @@ from harness.stats import crossed
 from harness.stats.mcnemar import (
     Interval,
     Table,
-    mcnemar_exact,
     outcomes,
+    score_p,
     table,
     tango_interval,
     tango_z,
 )
+
+Scope = Literal["runs", "methods", "methods_assumed_sd"]
+"""What a statement is about: these very runs; the methods; the methods, with an assumed seed deviation."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,11 @@ class Spread:
 class Paired:
     """A compared with B on n items. Fractions of 1; positive differences favour A.
 
-    p: two-sided. interval: 95%, over items and (where over_seeds) over seeds: the one verdicts use.
-    items_interval: 95% over items only, given these very runs. discordant: share of items on which
-    one run of A and one run of B differ. table: for one run of each. spread: for several.
-    over_seeds: whether the statement is about strategies (True) or about two runs (False).
+    p: two-sided, below a level exactly where the interval at that level leaves out 0. interval: 95%, over
+    items and (where they are a sample) over seeds: the one verdicts use, never narrower than items_interval:
+    95% over items only, given these very runs. discordant: share of items on which one run of A and one run
+    of B differ. scope: what the statement is about. assumed_seed_sd: of one run's true accuracy, where it was
+    assumed and not seen; extra: the variance it adds. table: for one run of each. spread: for several.
     """
 
     accuracy_a: float
@@ -65,8 +71,10 @@ class Paired:
     n: int
     runs_a: int
     runs_b: int
-    over_seeds: bool
+    scope: Scope
     method: str
+    assumed_seed_sd: float | None = None
+    extra: float = 0.0
     table: Table | None = None
     spread: Spread | None = None
     variance: crossed.Variance | None = None
@@ -76,19 +84,20 @@ class Paired:
         """One-sided p-value of "the difference is at most `bound`" (small: it is larger)."""
         if self.variance is None:
             assert self.table is not None
-            return float(special.ndtr(-tango_z(self.table, bound)))
-        t = (self.difference - bound) / math.sqrt(float(self.variance.total))
-        return float(special.stdtr(float(self.variance.degrees), -t))
+            return float(special.ndtr(-tango_z(self.table, bound, self.extra)))
+        return float(crossed.tail(self.variance, self.difference - bound))
 
     def p_at_least(self, bound: float) -> float:
         """One-sided p-value of "the difference is at least `bound`" (small: it is smaller)."""
-        return 1 - self.p_at_most(bound)
+        if self.variance is None:
+            return 1 - self.p_at_most(bound)
+        return float(crossed.tail(self.variance, bound - self.difference))
 
     def interval_at(self, confidence: float) -> Interval:
         """The two-sided interval at another confidence than 95%."""
         if self.variance is None:
             assert self.table is not None
-            return tango_interval(self.table, confidence)
+            return tango_interval(self.table, confidence, self.extra)
         half = float(crossed.half_width(self.variance, confidence))
         return max(-1.0, self.difference - half), min(1.0, self.difference + half)
 
@@ -100,23 +109,31 @@ def compare(
     clusters: ArrayLike | None = None,
     fixed_a: bool = False,
     fixed_b: bool = False,
+    assumed_seed_sd: float | None = None,
 ) -> Paired:
     """Compare two groups of runs on the same items, in the same order.
 
     correct_a: (S_a, n) or (n,) of 0/1, correct_b: (S_b, n) or (n,). clusters: (n,) labels of items that
     belong together (one vignette, one fact); None where every item stands alone. fixed_a, fixed_b: the
-    strategy has no seed to vary (it does not train); seen by itself where all its runs are equal.
+    strategy has no seed to vary (it does not train); seen by itself where several runs are all equal.
     Runs of equal seed need not be paired: seeds are taken as independent, which is conservative where
-    they are not. A group of one run beside one of several is taken to vary as that one does.
+    they are not. assumed_seed_sd: the standard deviation over seeds (a fraction) that a strategy with one
+    run is taken to have; without it the result is about these runs wherever a strategy that varies has one.
 
-    Raises ValueError for values that are not 0/1, or items or clusters that differ in number.
+    Raises ValueError for values that are not 0/1, items or clusters that differ in number, or a deviation
+    that is not above 0.
     """
+    if assumed_seed_sd is not None and not 0 < assumed_seed_sd < 1:
+        raise ValueError(f"a standard deviation over seeds is a fraction above 0, not {assumed_seed_sd}")
     a, b = outcomes(correct_a), outcomes(correct_b)
     runs_a, runs_b = len(a), len(b)
     n = a.shape[1]
     if b.shape[1] != n:
         raise ValueError(f"not the same items: {n} and {b.shape[1]}")
     (a, fixed_a), (b, fixed_b) = _without_repeats(a, fixed_a), _without_repeats(b, fixed_b)
+    alone = (len(a) == 1 and not fixed_a) + (len(b) == 1 and not fixed_b)
+    if alone and assumed_seed_sd is None:
+        fixed_a = fixed_b = True  # about these very runs: no seeds are a sample
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     shared: dict[str, Any] = {
         "accuracy_a": float(a.mean()),
@@ -126,14 +143,16 @@ def compare(
         "n": n,
         "runs_a": runs_a,
         "runs_b": runs_b,
+        "scope": "methods" if not alone else "runs" if assumed_seed_sd is None else "methods_assumed_sd",
+        "assumed_seed_sd": assumed_seed_sd if alone else None,
+        "extra": alone * (assumed_seed_sd or 0.0) ** 2,
     }
     single = len(a) == len(b) == 1
     if single and clusters is None:
-        outcome = table(a[0], b[0])
-        own = tango_interval(outcome)
+        outcome, extra = table(a[0], b[0]), shared["extra"]
         return Paired(
-            **shared, p=mcnemar_exact(outcome), interval=own, items_interval=own, over_seeds=False,
-            method="exact McNemar test, Tango's score interval", table=outcome,
+            **shared, p=score_p(outcome, extra), interval=tango_interval(outcome, extra=extra),
+            items_interval=tango_interval(outcome), method="Tango's score test and interval", table=outcome,
         )  # fmt: skip
     return _crossed(a, b, shared, clusters, [fixed_a, fixed_b])
 
@@ -155,20 +174,18 @@ def _crossed(
     if n < 2 or (starts is not None and len(starts) < 2):
         raise ValueError("a standard error needs two items, in two clusters")
     groups = [crossed.group(a, starts), crossed.group(b, starts)]
-    v = crossed.variance(groups, n, fixed)
+    v = crossed.variance(groups, n, fixed, shared["extra"])
     run_degrees = sum(g.runs - 1 for g, f in zip(groups, fixed, strict=True) if not f)
-    difference, error = shared["difference"], math.sqrt(float(v.total))
-    half = float(crossed.half_width(v))
-    item_error = math.sqrt(max(float(v.items), crossed.floor(n, 2 / (1 / len(a) + 1 / len(b)))))
-    item_half = float(special.stdtrit(groups[0].totals.shape[-1] - 1, 0.975)) * item_error
-    over_seeds = run_degrees > 0
+    difference, half = shared["difference"], float(crossed.half_width(v))
+    item_error = math.sqrt(float(v.item_total) - shared["extra"])
+    item_half = float(special.stdtrit(v.item_degrees, 0.975)) * item_error
+    over_seeds = " and seeds" if run_degrees or shared["extra"] else ""
     return Paired(
         **shared,
-        p=float(2 * special.stdtr(float(v.degrees), -abs(difference) / error)),
+        p=float(2 * crossed.tail(v, abs(difference))),
         interval=(max(-1.0, difference - half), min(1.0, difference + half)),
         items_interval=(max(-1.0, difference - item_half), min(1.0, difference + item_half)),
-        over_seeds=over_seeds,
-        method=f"t-test over {'items' if clusters is None else 'clusters'}{' and seeds' if over_seeds else ''}",
+        method=f"t-test over {'items' if clusters is None else 'clusters'}{over_seeds}",
         table=table(a[0], b[0]) if len(a) == len(b) == 1 else None,
         spread=_spread(a, b, groups, v, run_degrees),
         variance=v,
@@ -200,3 +217,33 @@ def _without_repeats(correct: crossed.Floats, fixed: bool) -> tuple[crossed.Floa
     if len(correct) > 1 and (correct == correct[0]).all():
         return correct[:1], True
     return correct, fixed and len(correct) == 1
+
+
+def difference_of_scores(
+    contributions_a: crossed.Floats,
+    contributions_b: crossed.Floats,
+    *,
+    clusters: ArrayLike | None = None,
+    fixed_a: bool = False,
+    fixed_b: bool = False,
+    assumed_seed_sd: float | None = None,
+) -> tuple[float, Interval]:
+    """(difference, 95% interval) of a score that is the mean of its items' contributions, over all runs of
+    both; about these very runs where `compare` of the same groups is.
+
+    contributions_a: (S_a, n), contributions_b: (S_b, n), of any values. The rest as `compare`.
+    """
+    (a, fixed_a), (b, fixed_b) = (
+        _without_repeats(contributions_a, fixed_a), _without_repeats(contributions_b, fixed_b),
+    )  # fmt: skip
+    alone = (len(a) == 1 and not fixed_a) + (len(b) == 1 and not fixed_b)
+    if alone and assumed_seed_sd is None:
+        fixed_a = fixed_b = True
+    starts, n = None, a.shape[1]
+    if clusters is not None:
+        order, starts = crossed.order_by_cluster(clusters)
+        a, b = a[:, order], b[:, order]
+    groups = (crossed.group(a, starts), crossed.group(b, starts))
+    v = crossed.variance(groups, n, (fixed_a, fixed_b), alone * (assumed_seed_sd or 0.0) ** 2)
+    difference, half = float(a.mean() - b.mean()), float(crossed.half_width(v))
+    return difference, (difference - half, difference + half)

@@ -88,6 +88,11 @@ def smallest_detectable_of(result: Paired, alpha: float = 0.05, target: float = 
     """The smallest true difference a comparison like this one (its items, seeds, discordant share and
     spread) would show with `target` power at level `alpha`; None where there is none.
     """
+    if result.scope == "methods_assumed_sd":
+        low, high = result.interval_at(1 - alpha)
+        half = (high - low) / 2
+        shown = half * (1 + float(special.ndtri(target) / special.ndtri(1 - alpha / 2)))
+        return shown if shown < 1 else None
     if result.variance is None:
         return smallest_detectable(Design(result.n, result.discordant, alpha=alpha), target)
     v = result.variance
@@ -123,11 +128,10 @@ def _smallest(at: Callable[[float], float], target: float) -> float | None:
 @lru_cache(maxsize=64)
 def _critical(n: int, alpha: float) -> Floats:
     """For m = 0..n discordant items the largest count of the rarer side that is significant, -1 for none:
-    the last c with P(at most c of m) <= alpha / 2. Shape (n + 1,).
+    the last c with (m - 2 c) / sqrt(m) at or beyond the normal quantile. Shape (n + 1,).
     """
     m = np.arange(n + 1)
-    at = np.ceil(np.nan_to_num(special.bdtrik(alpha / 2, m, 0.5)))  # NaN where none is that rare
-    return np.asarray(np.where(special.bdtr(at, m, 0.5) <= alpha / 2, at, at - 1))
+    return np.asarray(np.maximum(np.floor((m + special.ndtri(alpha / 2) * np.sqrt(m)) / 2), -1.0))
 
 
 @lru_cache(maxsize=64)
@@ -141,7 +145,7 @@ def _discordant_items(n: int, discordant: float) -> tuple[NDArray[np.intp], Floa
 
 
 def _mcnemar_power(difference: float, discordant: float, n: int, alpha: float) -> float:
-    """Power of the two-sided exact McNemar test over all numbers m of discordant items, 0..n."""
+    """Power of the two-sided score test (McNemar's) over all numbers m of discordant items, 0..n."""
     if discordant == 0:
         return 0.0
     m, chance = _discordant_items(n, discordant)
@@ -149,7 +153,8 @@ def _mcnemar_power(difference: float, discordant: float, n: int, alpha: float) -
     favour = (discordant + difference) / (2 * discordant)
     counts = np.maximum(critical, 0)
     rejects = special.bdtr(counts, m, 1 - favour) + special.bdtr(counts, m, favour)
-    return float((chance * np.where(critical < 0, 0, rejects)).sum())
+    # Of no discordant item the statistic is 0.
+    return float((chance * np.where((critical < 0) | (m == 0), 0, rejects)).sum())
 
 
 @lru_cache(maxsize=64)
@@ -174,7 +179,9 @@ def _half_widths(
     sampled = np.full_like(seeds, item + flips)
     total, degrees = crossed.combine(sampled, np.full_like(seeds, flips), seeds, freedom, n - 1)
     least = crossed.floor(n, float(np.mean(run_degrees)) + 1)
-    return np.asarray(special.stdtrit(degrees, 1 - alpha / 2) * np.sqrt(np.maximum(total, least)))
+    over_items = special.stdtrit(n - 1, 1 - alpha / 2) * np.sqrt(np.maximum(sampled, least))
+    over_both = special.stdtrit(degrees, 1 - alpha / 2) * np.sqrt(np.maximum(total, least))
+    return np.asarray(np.maximum(over_both, over_items))
 
 
 def _t_power(

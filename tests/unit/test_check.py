@@ -7,11 +7,15 @@ import json
 import random
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from stored import GIB, PACKAGES, bits, command, write_run
 
 import harness.checking.anchor as anchor_module
 from harness.checking.gates import Limits, items_needed
+from harness.errors import EXIT_UNDECIDED
+from harness.stats import exact
+from harness.stats.mcnemar import Table
 from harness.store import Store
 
 N = 1273  # MedQA's test items
@@ -73,8 +77,8 @@ def test_a_run_against_itself_passes(root, check):
     run = write_run(root, "lora", BASE)
     code, gates, _ = check(run, run)
     assert (code, outcomes(gates)) == (0, ALL_PASS)
-    # Tango's bound where no item differs: -z^2 / (n + z^2), z = 1.6449.
-    assert gates["quality"]["numbers"]["lower"] == pytest.approx(-2.7055 / (N + 2.7055), abs=1e-5)
+    # The exact bound where no item differs: the loss m with (1 - m)^n = 0.05.
+    assert gates["quality"]["numbers"]["lower"] == pytest.approx(0.05 ** (1 / N) - 1, abs=2e-5)
 
 
 @pytest.mark.parametrize("churn", [0.0, 0.1, 0.2])
@@ -94,26 +98,39 @@ def test_a_few_items_cannot_tell(root, check):
     for bad in (BASE[:30], worsened(BASE[:30], 4), worsened(BASE[:30], 4, 0.2)):
         candidate = write_run(root, "new", bad)
         code, gates, _ = check(base, candidate)
-        assert (code, gates["quality"]["outcome"]) == (2, "cannot_tell")
+        assert (code, gates["quality"]["outcome"]) == (4, "cannot_tell")
         assert "30 items do not decide it" in gates["quality"]["message"]
 
 
 def test_worse_but_perhaps_within_the_margin_cannot_tell_and_says_so(root, check):
     base, bad = write_run(root, "lora", BASE), write_run(root, "new", worsened(BASE, 2.5, 0.1))
     code, gates, _ = check(base, bad)
-    assert (code, gates["quality"]["outcome"]) == (2, "cannot_tell")
+    assert (code, gates["quality"]["outcome"]) == (4, "cannot_tell")
     assert "it is worse (p = 0.0" in gates["quality"]["message"]
     assert check(base, bad, "--margin", "6")[0] == 0
     assert check(base, bad, "--margin", "0.5", "--confidence", "0.9")[0] == 1
 
 
 def test_items_needed_is_what_it_takes():
-    assert items_needed(0.0, Limits()) == 133
-    assert items_needed(0.2, Limits()) == 1353  # 2.7055 * 0.2 / 0.02^2, rounded up
+    """With 80% power: (1.6449 + 0.8416)^2 = 6.1826 times the discordant share over the squared margin."""
+    assert items_needed(0.0, Limits()) == 149
+    assert items_needed(0.1, Limits()) == 1546
+    assert items_needed(0.2, Limits()) == 3092
+    assert items_needed(0.1, Limits(), power=0.5) == 677
+
+
+def test_with_the_items_needed_four_of_five_checks_pass():
+    """Equal runs that disagree on a tenth of the items: how often is a loss of 2 points excluded?"""
+    n = items_needed(0.1, Limits())
+    rng = np.random.default_rng(0)
+    passed = 0
+    for b, c, rest in rng.multinomial(n, (0.05, 0.05, 0.9), 250).tolist():
+        passed += exact.p_at_most(Table(0, b, c, rest), -0.02) < 0.05
+    assert passed / 250 == pytest.approx(0.8, abs=0.075)
 
 
 def test_the_items_needed_pass(root, check):
-    for n, expected in ((132, 2), (133, 0)):
+    for n, expected in ((148, 4), (149, 0)):
         run = write_run(root, "lora", BASE[:n])
         assert check(run, run)[0] == expected
 
@@ -126,7 +143,8 @@ def test_groups_over_seeds(root, check):
     code, gates, result = check("lora", "good")
     assert code == 0
     assert result["candidate"]["seeds"] == [0, 1, 2]
-    assert gates["quality"]["numbers"]["over_seeds"]
+    assert gates["quality"]["numbers"]["scope"] == "methods"
+    assert result["caveat"] == ""
     assert check("lora", "bad")[0] == 1
 
 
@@ -159,7 +177,7 @@ def test_other_devices_cannot_be_told(root, check):
     base, new = write_run(root, "lora", BASE), write_run(root, "lora2", BASE, device="Other", memory=99 * GIB)
     code, gates, _ = check(base, new)
     expected = {**ALL_PASS, **dict.fromkeys(("environment", "memory", "throughput"), "cannot_tell")}
-    assert (code, outcomes(gates)) == (2, expected)
+    assert (code, outcomes(gates)) == (4, expected)
     assert "1 x Test GPU and 1 x Other" in gates["memory"]["message"]
     assert check(base, new, "--gates", "quality,trainable")[0] == 0
 
@@ -172,7 +190,7 @@ def test_a_fail_goes_before_what_cannot_be_told(root, check):
 def test_what_was_not_measured(root, check):
     base, new = write_run(root, "lora", BASE), write_run(root, "new", BASE, speed=None)
     code, gates, _ = check(base, new)
-    assert (code, gates["throughput"]["outcome"]) == (2, "cannot_tell")
+    assert (code, gates["throughput"]["outcome"]) == (4, "cannot_tell")
     assert "not measured in the candidate" in gates["throughput"]["message"]
     code, gates, _ = check(new, new)
     assert (code, gates["throughput"]["outcome"], gates["throughput"]["required"]) == (
@@ -204,14 +222,14 @@ def test_without_a_gpu_it_is_the_hosts_memory_and_without_training_evaluation_sp
 def test_what_must_not_be_compared(root, check, other, named):
     base, new = write_run(root, "lora", BASE), write_run(root, "new", BASE, **other)
     code, gates, _ = check(base, new)
-    assert (code, outcomes(gates)) == (2, {"quality": "cannot_tell"})
+    assert (code, outcomes(gates)) == (4, {"quality": "cannot_tell"})
     assert gates["quality"]["message"].endswith(named)
 
 
 def test_a_new_method_in_a_new_environment_needs_an_anchor(root, check):
     base, new = write_run(root, "lora", BASE), write_run(root, "new", BASE, packages=NEW)
     code, gates, result = check(base, new)
-    assert (code, outcomes(gates)) == (2, {**ALL_PASS, "environment": "cannot_tell"})
+    assert (code, outcomes(gates)) == (4, {**ALL_PASS, "environment": "cannot_tell"})
     assert "package torch: 2.8.0 against 2.9.0" in gates["environment"]["message"]
     assert "an anchor run is needed" in gates["environment"]["message"]
     assert [d["what"] for d in result["audit"]] == ["package torch"]
@@ -293,7 +311,7 @@ def test_an_anchor_that_is_another_method_than_the_baseline(root, check, rerun):
     assert gates["environment"]["numbers"]["difference"] == pytest.approx(change)
     assert gates["method"]["numbers"]["difference"] == pytest.approx(-64 / N - change)
     assert gates["method"]["numbers"]["method"] == "t-test of the difference of changes over items"
-    assert code in (0, 2)
+    assert code in (0, 4)
 
 
 def test_an_anchor_from_the_baselines_file(root, cli, check, rerun, tmp_path):
@@ -497,12 +515,14 @@ def test_github(cli, evil, tmp_path, monkeypatch):
     assert len(commands) == 5
     assert [line.split(" ")[0] for line in commands].count("::error") == 2
     assert commands[0].startswith(
-        "::error title=medtune check%2C quality%3A FAIL::accuracy changed by -5.03 points"
+        "::error title=medtune check%2C quality%3A FAIL (these runs)::accuracy changed by -5.03 points"
     )
+    assert "about these runs, not about the methods" in commands[0]
+    assert "got worse. [one run of a side: about these runs, not about the methods]" in out
     assert "##[" not in out
     assert "\x1b" not in out
     text = summary.read_text()
-    assert "| quality | FAIL |" in text
+    assert "| quality | FAIL (these runs) |" in text.replace("\\", "")
     assert "<script>" not in text
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
     _, out, _ = cli(*evil, "--format", "github")
@@ -537,6 +557,26 @@ def test_all_formats_give_the_same_numbers(root, cli):
         code, out, _ = cli("--baseline", base, "--candidate", new, "--format", form)
         assert code == 1
         assert "-5.03" in out
+
+
+@pytest.mark.parametrize("form", ["text", "github", "junit", "json"])
+def test_one_seed_is_said_and_an_assumption_too(root, cli, form):
+    base, new = write_run(root, "lora", BASE), write_run(root, "new", BASE)
+    words = ("--baseline", base, "--candidate", new, "--format", form)
+    code, out, _ = cli(*words)
+    assert code == 0
+    assert "one run of a side: about these runs, not about the methods" in " ".join(out.split())
+    code, out, _ = cli(*words, "--assume-seed-sd", "0.5")
+    assert code == 0
+    assert "assumes a seed sd of 0.5 points" in " ".join(out.split())
+    code, out, _ = cli(*words, "--assume-seed-sd", "3")
+    assert code == 4
+
+
+def test_cannot_tell_is_not_asked_wrongly(root, cli):
+    run = write_run(root, "lora", BASE[:30])
+    assert cli("--baseline", run, "--candidate", run)[0] == EXIT_UNDECIDED == 4
+    assert cli("--baseline", run, "--candidate", "lorra")[0] == 2
 
 
 def test_bits_helper():

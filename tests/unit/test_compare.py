@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from stored import PACKAGES, bits, command, write_predictions, write_run
 
+from harness.cli import main
 from harness.store import Store
 from harness.tune import Trial, Tuning, store_tuning
 
@@ -41,24 +42,25 @@ def data(cli):
 # --- figures ----------------------------------------------------------------------------------
 
 
-def test_one_seed_is_the_exact_mcnemar_test(root, data):
+def test_one_seed_is_mcnemars_score_test_and_about_these_runs(root, data):
     a, b = write_run(root, "lora", A), write_run(root, "full", B)
     (found,) = data(a, b)
     assert found["table"] == {"both": 50, "only_a": 15, "only_b": 5, "neither": 30}
-    # Two-sided binomial of 5 of 20: 2 (1 + 20 + 190 + 1140 + 4845 + 15504) / 2^20.
-    by_hand = 2 * (1 + 20 + 190 + 1140 + 4845 + 15504) / 2**20
     verdict = found["verdict"]
-    assert verdict["p"] == pytest.approx(by_hand) == pytest.approx(stats.binomtest(5, 20).pvalue)
+    assert verdict["p"] == pytest.approx(stats.chi2.sf((15 - 5) ** 2 / 20, 1))
     assert verdict["difference"] == pytest.approx(0.10)
-    assert verdict["kind"] == "better"
-    assert not verdict["over_seeds"]
+    assert (verdict["kind"], verdict["scope"]) == ("runs_differ", "runs")
+    assert "not about the methods" in verdict["caveat"]
+    assert "These two runs differ: that of lora is right 10.00 points more often" in verdict["text"]
+    assert "better" not in verdict["text"]
     low, high = verdict["interval"]
     # Tango's interval holds the difference and is near the normal one: 0.1 +- 1.96 sqrt(0.19 / 100).
     half = 1.96 * math.sqrt(0.19 / 100)
     assert low == pytest.approx(0.1 - half, abs=0.02)
     assert high == pytest.approx(0.1 + half, abs=0.02)
     (other,) = data(b, a)
-    assert other["verdict"]["kind"] == "worse"
+    assert other["verdict"]["kind"] == "runs_differ"
+    assert "that of lora is right 10.00 points more often" in other["verdict"]["text"]
     assert other["verdict"]["interval"] == pytest.approx([-high, -low])
 
 
@@ -75,13 +77,15 @@ def test_equivalence_is_two_one_sided_tests(root, data):
     a, b = write_run(root, "lora", same), write_run(root, "full", same)
     (found,) = data(a, b)
     # No item differs, so Tango's statistic at a margin m is sqrt(n m / (1 - m)).
+    # The exact test beside it: no loss among 200 with a loss of 2 points has a chance of 0.98^200.
     z = math.sqrt(200 * 0.02 / 0.98)
-    assert found["equivalence"]["p"] == pytest.approx(float(stats.norm.sf(z)))
+    assert found["equivalence"]["p"] == pytest.approx(max(float(stats.norm.sf(z)), 0.98**200), rel=0.25)
     assert found["equivalence"]["p_lower"] == pytest.approx(found["equivalence"]["p_upper"])
-    assert found["verdict"]["kind"] == "equivalent"
+    assert found["verdict"]["kind"] == "runs_within_margin"
+    assert "These two runs of lora and full are within the margin of 2 points." in found["verdict"]["text"]
     (strict,) = data(a, b, "--margin", "1")
     assert strict["equivalence"]["p"] == pytest.approx(float(stats.norm.sf(math.sqrt(200 * 0.01 / 0.99))))
-    assert strict["verdict"]["kind"] == "no_difference_shown"
+    assert strict["verdict"]["kind"] == "runs_show_no_difference"
     assert "within" not in strict["verdict"]["text"]
 
 
@@ -93,13 +97,13 @@ def test_holm_over_subgroups(root, data, cli):
     a = write_run(root, "lora", one, subgroups=parts)
     b = write_run(root, "full", other, subgroups=parts)
     (found,) = data(a, b)
-    raw = [2 / 2**8, 2 / 2**6, 1.0]
-    expected = [3 * raw[0], 2 * raw[1], 1.0]
+    raw = [stats.chi2.sf(8, 1), stats.chi2.sf(6, 1), stats.chi2.sf(1 / 5, 1)]
+    expected = [3 * raw[0], 2 * raw[1], raw[2]]
     assert [s["p_adjusted"] for s in found["subgroups"]] == pytest.approx(expected)
     assert [s["difference"] for s in found["subgroups"]] == pytest.approx([0.4, 0.3, -0.05])
     assert all(s["interval"][0] <= s["difference"] <= s["interval"][1] for s in found["subgroups"])
     _, out, _ = cli(a, b)
-    assert "Shown to differ after Holm: s1." in out
+    assert "Shown to differ after Holm: s1, s2." in out
 
 
 def test_holm_over_tasks_compared_at_once(root, data, cli):
@@ -107,9 +111,13 @@ def test_holm_over_tasks_compared_at_once(root, data, cli):
         for strategy, correct in (("lora", bits(pattern)), ("full", bits("0*20"))):
             write_run(root, strategy, correct, task=task, title=task)
     found = data("lora", "full")
-    assert [c["verdict"]["p"] for c in found] == pytest.approx([2 / 2**8, 2 / 2**6])
-    assert [c["verdict"]["p_adjusted"] for c in found] == pytest.approx([4 / 2**8, 2 / 2**6])
-    assert "Holm" in cli("lora", "full")[1]
+    raw = [stats.chi2.sf(8, 1), stats.chi2.sf(6, 1)]
+    assert [c["verdict"]["p"] for c in found] == pytest.approx(raw)
+    assert [c["verdict"]["p_adjusted"] for c in found] == pytest.approx([2 * raw[0], raw[1]])
+    out = cli("lora", "full")[1]
+    assert "One family of 2 comparisons" in out
+    assert "lora against full on pubmedqa" in out
+    assert "adjusted for 2 comparisons (Holm): [" in out
     (alone,) = data("lora", "full", "--task", "medqa")
     assert alone["verdict"]["p_adjusted"] == alone["verdict"]["p"]
 
@@ -126,7 +134,7 @@ def test_seeds_are_means_a_t_test_and_their_spread(root, data, cli):
     (found,) = data("lora", "full")
     means = [np.stack([rows[name, s] for s in (0, 1, 2)]).mean(axis=0) for name in ("lora", "full")]
     assert found["verdict"]["difference"] == pytest.approx(float((means[0] - means[1]).mean()))
-    assert found["verdict"]["over_seeds"]
+    assert (found["verdict"]["scope"], found["verdict"]["caveat"]) == ("methods", "")
     assert found["table"] is None
     values, counts = zip(*found["item_mean_differences"], strict=True)
     assert sum(counts) == 300
@@ -151,22 +159,67 @@ def test_no_difference_names_what_could_have_been_shown(root, data):
     a, b = write_run(root, "lora", bits("1*6 0*4 1*10")), write_run(root, "full", bits("0*4 1*6 1*10"))
     (found,) = data(a, b)
     verdict = found["verdict"]
-    assert verdict["kind"] == "no_difference_shown"
+    assert verdict["kind"] == "runs_show_no_difference"
     assert f"{verdict['smallest_detectable'] * 100:.2f} points" in verdict["text"]
 
 
 # --- which runs -------------------------------------------------------------------------------
 
 
-def test_only_shared_seeds_are_compared(root, data):
-    for seed in (0, 1, 2):
-        write_run(root, "lora", A, seed=seed)
-    for seed in (1, 2, 3):
-        write_run(root, "full", B, seed=seed)
+def test_all_seeds_of_both_are_compared_as_in_a_report(root, data, tmp_path):
+    """Left out, a seed made `compare` and `report` give two answers for one pair."""
+    rng = np.random.default_rng(4)
+    ability = rng.uniform(0.2, 0.9, 300)
+    for strategy, seeds in (("lora", (0, 1, 2)), ("full", (1, 2, 3, 4))):
+        for seed in seeds:
+            write_run(root, strategy, (rng.random(300) < ability).astype(int).tolist(), seed=seed)
     (found,) = data("lora", "full")
-    assert len(found["a"]["runs"]) == len(found["b"]["runs"]) == 2
-    assert found["notes"] == ["only shared seeds are compared; left out: seed 0, 3"]
-    assert not [d for d in found["audit"] if d["what"] == "seeds"]
+    assert [len(found[side]["runs"]) for side in "ab"] == [3, 4]
+    assert [d["what"] for d in found["audit"]] == ["seeds"]
+    out = tmp_path / "report.json"
+    assert main(["report", "--results", str(root), "--out", str(out)]) == 0
+    (table,) = json.loads(out.read_text())["tables"]
+    told = [cell for row in table["rows"] for cell in row["cells"] if cell["label"] == "lora"]
+    reported, compared = told[0]["verdict"], found["verdict"]
+    assert {key: reported[key] for key in reported} == {key: compared[key] for key in reported}
+
+
+def test_every_two_of_several(root, data, cli):
+    rng = np.random.default_rng(4)
+    for strategy, level in (("lora", 0.6), ("full", 0.8), ("ia3", 0.4)):
+        for seed in (0, 1, 2):
+            write_run(root, strategy, (rng.random(300) < level).astype(int).tolist(), seed=seed)
+    found = data("lora", "full", "ia3", "--all-pairs")
+    assert [(c["a"]["name"], c["b"]["name"]) for c in found] == [
+        ("lora", "full"), ("lora", "ia3"), ("full", "ia3"),
+    ]  # fmt: skip
+    assert {c["verdict"]["comparisons"] for c in found} == {3}
+    assert cli("lora", "full", "ia3")[0] == 2
+
+
+def test_an_assumed_seed_deviation_is_said_everywhere(root, data, cli):
+    a, b = write_run(root, "lora", A), write_run(root, "full", B)
+    (found,) = data(a, b, "--assume-seed-sd", "1.5")
+    (runs,) = data(a, b)
+    verdict = found["verdict"]
+    assert (verdict["kind"], verdict["scope"]) == ("better", "methods_assumed_sd")
+    assert verdict["assumed_seed_sd"] == 0.015
+    assert verdict["interval"][0] < runs["verdict"]["interval"][0]
+    for form in ("text", "markdown"):
+        out = cli(a, b, "--assume-seed-sd", "1.5", "--format", form)[1].replace("\\", "")
+        assert "lora is better than full" in out
+        assert "Assumes a seed sd of 1.5 points." in out
+    assert data(a, b, "--assume-seed-sd", "20")[0]["verdict"]["kind"] == "no_difference_shown"
+    assert cli(a, b, "--assume-seed-sd", "0")[0] == 2
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_one_seed_says_in_every_format_that_it_is_about_runs(root, cli, form):
+    a, b = write_run(root, "lora", A), write_run(root, "full", B)
+    out = cli(a, b, "--format", form)[1].replace("\\", "")
+    assert "One run of a side: about these runs, not about the methods." in out
+    assert "run three seeds" in out
+    assert "better" not in out
 
 
 def test_a_strategy_without_training_keeps_its_own_seed(root, data):
@@ -179,7 +232,7 @@ def test_a_strategy_without_training_keeps_its_own_seed(root, data):
     assert found["audit"] == []
 
 
-def test_one_run_beside_several_seeds_varies_only_where_something_is_drawn(root, data):
+def test_one_run_beside_several_seeds_speaks_of_methods_only_where_nothing_is_drawn(root, data):
     """Zero-shot has no seed to vary; another seed of few-shot would draw other worked examples."""
     rng = np.random.default_rng(0)
     for seed in (1, 2, 3):
@@ -190,10 +243,8 @@ def test_one_run_beside_several_seeds_varies_only_where_something_is_drawn(root,
     zero, few = (data("lora", name)[0] for name in ("zero-shot", "few-shot"))
     for found in (zero, few):
         assert [len(found[side]["runs"]) for side in "ab"] == [3, 1]
-        assert found["verdict"]["over_seeds"]
-    wide = [v["interval"][1] - v["interval"][0] for v in (zero["verdict"], few["verdict"])]
-    assert wide[0] < wide[1]
-    assert zero["items_interval"] == few["items_interval"]
+    assert [found["verdict"]["scope"] for found in (zero, few)] == ["methods", "runs"]
+    assert zero["items_interval"] == few["items_interval"] == few["verdict"]["interval"]
     assert [d["what"] for d in zero["audit"]] == []
     assert "seeds" in [d["what"] for d in few["audit"]]
 
@@ -211,7 +262,7 @@ def test_names_prefixes_lists_and_variants(root, data, cli):
     (found,) = data(f"{a},{a1}", f"{b1},{b}")
     assert (found["a"]["runs"], found["b"]["runs"]) == ([a, a1], [b, b1])
     (found,) = data(a, f"{b1},{b}")
-    assert found["b"]["runs"] == [b]
+    assert found["b"]["runs"] == [b, b1]
     (found,) = data("lora (r=8)", "lora (r=16)")
     assert [found[side]["name"] for side in "ab"] == ["lora (r=8)", "lora (r=16)"]
     code, _, err = cli("lora", "full")
@@ -243,6 +294,7 @@ def test_a_run_against_itself_and_against_another_seed(root, data):
         (["lora", "bad"], "no run of 'bad' ended well"),
         (["medqa-", "full"], "is the start of 3 runs"),
         (["lora", "full", "--margin", "0"], "'0' is not a number of points"),
+        (["lora", "full", "--assume-seed-sd", "x"], "not a number of points"),
         (["lora", "full", "--margin", "nan"], "not a number of points"),
         (["lora", "full", "--seed", "x"], "not a list of seeds"),
         (["lora", "full", "--format", "html"], "invalid choice"),
@@ -373,7 +425,7 @@ def test_all_formats_say_the_same(root, cli, data):
         assert found["verdict"]["text"] in out
         low, high = (f"{end * 100:+.2f}" for end in found["verdict"]["interval"])
         assert f"[{low}, {high}]" in out
-        assert "p = 0.0414" in out
+        assert "p = 0.0253" in out
 
 
 def test_tuning_is_a_cost_and_in_the_audit_where_it_differs(root, data, cli):

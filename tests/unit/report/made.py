@@ -64,7 +64,7 @@ def write_run(root: Path, spec: RunSpec, **parts: Any) -> RunRecord:
     folder = Store(root).prepare(spec)
     (folder / "record.json").write_text(record.as_json(), encoding="utf-8")
     if failure is None:
-        write_predictions(folder, np.asarray(correct), parts.get("ids"))
+        write_predictions(folder, np.asarray(correct), parts.get("ids"), parts.get("clusters"))
         if spec.train.learning_rate is not None:
             steps = [
                 {
@@ -127,7 +127,9 @@ def record_of(
     )  # fmt: skip
 
 
-def write_predictions(folder: Path, correct: np.ndarray, ids: Sequence[str] | None = None) -> None:
+def write_predictions(
+    folder: Path, correct: np.ndarray, ids: Sequence[str] | None = None, clusters: Sequence[str] | None = None
+) -> None:
     n = len(correct)
     generator = np.random.default_rng(0)
     gold = generator.integers(0, 4, n)
@@ -141,6 +143,8 @@ def write_predictions(folder: Path, correct: np.ndarray, ids: Sequence[str] | No
         "logprobs": pa.array(scores.tolist(), pa.list_(pa.float64())),
         "subgroup": pa.array([("step1", "step2&3", "ethics <b>")[i % 3] for i in range(n)]),
     }
+    if clusters is not None:
+        table["cluster"] = pa.array(clusters)
     pq.write_table(pa.table(table), folder / "predictions.parquet")
 
 

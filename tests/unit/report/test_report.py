@@ -7,9 +7,11 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from made import CPU, OUT_OF_MEMORY, outcomes, spec_of, write_run, write_study
 
@@ -21,6 +23,8 @@ from harness.report.build import build_report
 from harness.report.model import Cell, Report, Table
 from harness.report.table import Options
 from harness.stats.accuracy import accuracy
+from harness.stats.averages import average
+from harness.stats.classification import macro_f1
 from harness.stats.paired import compare
 from harness.stats.verdict import verdicts
 from harness.store import Store
@@ -78,7 +82,7 @@ def test_accuracy_and_verdicts_are_those_of_the_statistics(report: Report):
     assert (cell.verdict.difference, cell.verdict.interval, cell.verdict.p) == (
         result.difference, result.interval, result.p,
     )  # fmt: skip
-    assert cell.verdict.comparisons == table.comparisons == 9
+    assert cell.verdict.comparisons == table.comparisons == 13  # nine cells, four averages
     assert cell.verdict.p_adjusted >= cell.verdict.p
     assert cell_of(table, "full").no_verdict == "reference"
 
@@ -87,16 +91,165 @@ def test_verdicts_are_one_family_over_the_table(report: Report):
     (table,) = report.tables
     cells = [cell for row in table.rows for cell in row.cells if cell and cell.verdict]
     reference = {t: np.stack([outcomes("full", t, s, 400) for s in range(3)]) for t in ("medqa", "pubmedqa")}
-    results = []
+    results, names = [], []
     for index in range(2):
         task = table.columns[index].task
         for cell in table.cells(index):
             if cell.verdict:
                 rows = np.stack([outcomes(cell.strategy, task, s, 400) for s in cell.seeds])
                 results.append(compare(rows, reference[task], fixed_a=cell.strategy == "zero-shot"))
-    assert sorted(v.p_adjusted for v in verdicts(results)) == pytest.approx(
-        sorted(cell.verdict.p_adjusted for cell in cells if cell.verdict)
+                names.append(cell.strategy)
+    # The averages are compared too, of the rows that are complete, and are in the family.
+    pairs = [
+        [r for r, own in zip(results, names, strict=True) if own == name] for name in dict.fromkeys(names)
+    ]
+    means = [average(own) for own in pairs if len(own) == 2]
+    own = [v for row in table.rows for v in row.verdicts if v]
+    assert sorted(v.p_adjusted for v in verdicts([*results, *means])) == pytest.approx(
+        sorted(v.p_adjusted for v in [*(cell.verdict for cell in cells if cell.verdict), *own])
     )
+    assert len(table.family) == table.comparisons == 13
+    assert "lora on MedQA against full" in table.family
+    assert "lora, average of all tasks, against full" in table.family
+    assert any("lora on MedQA against full" in note for note in table.notes)
+
+
+def test_an_averages_difference_is_paired(report: Report):
+    """Its interval is that of the two tasks' paired ones, not of two accuracies held apart."""
+    (table,) = report.tables
+    (own,) = next(row.verdicts for row in table.rows if row.label == "lora")
+    parts = [cell_of(table, "lora", title).verdict for title in ("MedQA", "PubMedQA")]
+    assert own is not None
+    halves = []
+    for part in parts:
+        assert part is not None
+        halves.append((part.interval[1] - part.interval[0]) / 2)
+    assert own.difference == pytest.approx(sum(part.difference for part in parts if part) / 2)
+    half = (own.interval[1] - own.interval[0]) / 2
+    # Independent tasks: a little less than the root of the sum of squares, for it has more degrees of freedom.
+    assert 0.7 * np.hypot(*halves) / 2 < half < 1.001 * np.hypot(*halves) / 2
+    text = render(report, "text", Store(Path()))
+    assert "Averages: verdicts against full" in text
+
+
+def test_macro_f1_has_a_paired_difference(study: Path, report: Report):
+    """Against the bootstrap over items of both strategies together, for zero-shot with its one run."""
+    (table,) = report.tables
+    found = cell_of(table, "zero-shot").macro_f1_difference
+    assert found is not None
+    predictions = {}
+    for name, seeds in (("zero-shot", (0,)), ("full", (0, 1, 2))):
+        folders = [Store(study).folder(spec_of(name, seed=s).run_id) for s in seeds]
+        tables = [pq.read_table(folder / "predictions.parquet") for folder in folders]
+        predictions[name] = [(np.array(t["gold"]), np.array(t["predicted"])) for t in tables]
+
+    def score(name: str, items: object) -> float:
+        return float(np.mean([macro_f1(g[items], p[items], 4) for g, p in predictions[name]]))
+
+    expected = score("zero-shot", slice(None)) - score("full", slice(None))
+    assert found.value == pytest.approx(expected, abs=1e-6)
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, 400, 400) for _ in range(1000)]
+    spread = np.std([score("zero-shot", items) - score("full", items) for items in drawn])
+    assert found.low is not None
+    assert found.high is not None
+    # The runs of full are a sample too: no narrower than over items alone, and not by much wider.
+    assert 0.9 * 1.96 * spread < (found.high - found.low) / 2 < 1.6 * 1.96 * spread
+
+
+def test_every_pair_where_asked_for(study: Path):
+    (table,) = built(study, all_pairs=True).tables
+    # Six rows on MedQA, five on PubMedQA: 15 and 10 pairs, and four averages.
+    assert table.comparisons == 15 + 10 + 4
+    pairs = {frozenset((p.one, p.other)) for p in table.pairs if p.title == "PubMedQA"}
+    labels = ("few-shot", "lora", "qlora", "zero-shot")  # full is the reference, ia3 failed
+    assert pairs == {frozenset(pair) for pair in combinations(labels, 2)}
+    report = built(study, all_pairs=True)
+    for name in FORMATS:
+        assert "qlora" in render(report, name, Store(study))
+    assert "All other pairs" in render(report, "latex", Store(study))
+    rows = list(csv.DictReader(io.StringIO(render(report, "csv", Store(study)))))
+    assert sum(row["kind"] == "pair" for row in rows) == 10 + 6
+
+
+@pytest.fixture
+def one_seed(tmp_path: Path) -> Path:
+    """One run of each: full is far better, lora about the same."""
+    for strategy in ("zero-shot", "full", "lora"):
+        write_run(tmp_path, spec_of(strategy), n=400)
+    return tmp_path
+
+
+def test_one_seed_is_about_these_runs_in_every_format(one_seed: Path):
+    report = built(one_seed)
+    (table,) = report.tables
+    kinds = {cell.label: cell.verdict.kind for cell in table.cells(0) if cell.verdict}
+    assert kinds["zero-shot"] == "runs_differ"
+    assert not {"better", "worse", "equivalent"} & set(kinds.values())
+    caveat = "about these runs, not about the methods"
+    shown = {name: render(report, name, Store(one_seed)) for name in FORMATS}
+    for name in FORMATS:
+        assert caveat in _unescaped(name, shown[name]), name
+    for name in ("text", "markdown", "html", "latex"):
+        plain = _unescaped(name, shown[name])
+        assert "(+) (-) (=) (?): one run, not the method" in plain, name
+        assert "(-)" in plain.replace("(+) (-) (=)", ""), name
+        assert "these two runs differ (-)" in plain, name
+    # Within the table in LaTeX, so that it is copied with it.
+    block = shown["latex"].partition("Accuracy, ")[2].partition("\\end{tabular}".replace("\\\\", "\\"))[0]
+    assert "one run, not the method" in block
+    measured = [
+        row for row in csv.DictReader(io.StringIO(shown["csv"])) if row["verdict"].startswith("runs_")
+    ]
+    assert {row["scope"] for row in measured} == {"runs"}
+    # No class of a method's better or worse colours it.
+    assert 'class="right better"' not in shown["html"]
+    assert 'class="right worse"' not in shown["html"]
+    assert 'class="right runs_differ"' in shown["html"]
+
+
+def test_an_assumed_seed_deviation_is_in_every_format(one_seed: Path):
+    report = built(one_seed, assumed_seed_sd=0.015)
+    cell = cell_of(report.tables[0], "zero-shot")
+    assert cell.verdict is not None
+    assert (cell.verdict.kind, cell.verdict.scope) == ("worse", "methods_assumed_sd")
+    for name in FORMATS:
+        text = _unescaped(name, render(report, name, Store(one_seed)))
+        # On a terminal the cell is broken over lines; the note below says it in one.
+        told = "varies by 1.5 points (sd) over seeds" if name == "text" else "assumes a seed sd of 1.5 points"
+        assert told in text, name
+        assert name in ("csv", "json") or "*: with an assumed seed sd" in text, name
+
+
+def test_one_run_beside_three_seeds_is_about_runs_and_zero_shot_is_not(tmp_path: Path):
+    for seed in (0, 1, 2):
+        write_run(tmp_path, spec_of("full", seed=seed))
+    for strategy in ("zero-shot", "few-shot", "lora"):
+        write_run(tmp_path, spec_of(strategy))
+    (table,) = built(tmp_path).tables
+    scopes = {cell.label: cell.verdict.scope for cell in table.cells(0) if cell.verdict}
+    assert scopes == {"zero-shot": "methods", "few-shot": "runs", "lora": "runs"}
+
+
+def test_items_that_belong_together_count_as_clusters(tmp_path: Path):
+    """200 facts asked twice: read from the predictions, in the report and in the accuracy's interval."""
+    facts = [f"fact-{i // 2}" for i in range(400)]
+    rng = np.random.default_rng(0)
+    rows = {}
+    for strategy in ("full", "lora"):
+        for seed in (0, 1):
+            rows[strategy, seed] = np.repeat(rng.random(200) < 0.6, 2)
+            write_run(tmp_path, spec_of(strategy, seed=seed), correct=rows[strategy, seed], clusters=facts)
+    (table,) = built(tmp_path).tables
+    cell = cell_of(table, "lora")
+    own = {name: np.stack([rows[name, s] for s in (0, 1)]) for name in ("full", "lora")}
+    expected = compare(own["lora"], own["full"], clusters=facts)
+    assert cell.verdict is not None
+    assert cell.verdict.interval == pytest.approx(expected.interval)
+    without = compare(own["lora"], own["full"])
+    widths = [ends[1] - ends[0] for ends in (expected.items_interval, without.items_interval)]
+    assert widths[0] > 1.3 * widths[1]
+    assert (cell.accuracy.low, cell.accuracy.high) == pytest.approx(accuracy(own["lora"], facts).interval)
 
 
 def test_averages_only_over_complete_rows(report: Report):
