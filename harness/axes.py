@@ -9,6 +9,8 @@ from typing import Any
 from harness.asked import Named, Variant, layered
 from harness.cards import resolve_model_name
 from harness.errors import UsageError, unknown_name
+from harness.options import MOST_DIGITS
+from harness.paths import cut
 from harness.registry import Registry
 from harness.settings import Assignment, one_line
 from harness.study_file import AXES, Axes, Pair, Study
@@ -105,11 +107,11 @@ def _seeds(names: Sequence[Named], problems: list[str]) -> list[int]:
     seeds = []
     for named in names:
         text = str(named.value)
-        if text.isascii() and text.isdigit() and int(text) < 2**32:
+        if text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS and int(text) < 2**32:
             seeds.append(int(text))
         else:
             key = f"{named.where}seed" if named.where else "--seed"
-            problems.append(f"{key} {text}: expected a whole number from 0 to {2**32 - 1}")
+            problems.append(f"{key} {cut(text)}: expected a whole number from 0 to {2**32 - 1}")
     if not names:
         problems.append("--seed is empty")
     return list(dict.fromkeys(seeds))

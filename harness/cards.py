@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.contracts import Scoring
 from harness.errors import UsageError, did_you_mean
+from harness.paths import cut, typed_path
 
 RANDOM_PREFIX = "random:"
 DEFAULT_SCORING: Scoring = "letter"
@@ -104,7 +105,7 @@ def resolve_model_name(name: str) -> str:
 def _resolve(name: str, *, weights: bool) -> str:
     if name in CARDS:
         return name
-    folder = Path(name).expanduser()
+    folder = typed_path(name, "model")
     if name and folder.is_dir():
         _check_folder(folder, weights=weights)
         # Absolute: './m' and 'm/' are one model, and 'm' seen from elsewhere is another.
@@ -120,9 +121,9 @@ def _resolve(name: str, *, weights: bool) -> str:
             f"Give it apart: --model {hub_id} --set model.revision={revision}",
         )
     if "/" in name:
-        raise UsageError(f"model '{name}': there is no such folder, and it is no Hub id (org/name)")
+        raise UsageError(f"model '{cut(name)}': there is no such folder, and it is no Hub id (org/name)")
     raise UsageError(
-        f"unknown model '{name}'{did_you_mean(name, CARDS)} (known: {', '.join(CARDS)}; "
+        f"unknown model '{cut(name)}'{did_you_mean(name, CARDS)} (known: {', '.join(CARDS)}; "
         "or a Hub id as org/name, or a folder)"
     )
 

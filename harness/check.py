@@ -21,6 +21,7 @@ from harness.checking.sides import Side, from_store, on_seeds
 from harness.compare import paired_test
 from harness.errors import EXIT_FAILED, EXIT_OK, EXIT_UNDECIDED, UsageError
 from harness.escape import plain
+from harness.paths import typed_path
 from harness.report.audit import Difference, audit, comparable
 from harness.report.outcomes import Group, digest_of
 from harness.selection import Filters, Selector, listed, only, pairs
@@ -87,7 +88,7 @@ class Finder:
 
     def find(self, text: str) -> Found:
         """Raises `UsageError` where there is nothing of that name."""
-        path = Path(text).expanduser()
+        path = typed_path(text, "baseline or candidate")
         if path.is_file():
             saved = read(path)
             return Found((saved.baseline.side().group,), saved)

@@ -11,13 +11,26 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness import __version__
-from harness.errors import EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, did_you_mean
-from harness.options import add_check, add_compare, positive_int, positive_seconds
+from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UsageError, did_you_mean
+from harness.options import (
+    MOST_ITEMS,
+    MOST_PARALLEL,
+    MOST_PROCESSES,
+    MOST_TRIALS,
+    add_check,
+    add_compare,
+    path,
+    positive_seconds,
+    whole_number,
+)
 from harness.report.options import add_report
+from harness.terminal import safe_output
 
 # What a shell reports for a program whose reader went away (128 + SIGPIPE): `| head` is no failed run.
 EXIT_BROKEN_PIPE = 141
+LONGEST_MESSAGE = 1000
 LM_EVAL = "lm-eval"
+EXEC, WARM = "exec", "warm"
 DEFAULT_RESULTS = "results/runs"
 
 RUN_EXAMPLES = """examples:
@@ -36,7 +49,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
-        print(f"error: {message}{self._hint(message)}", file=sys.stderr)
+        shown = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
+        print(f"error: {shown}{self._hint(shown)}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 
     def _hint(self, message: str) -> str:
@@ -79,9 +93,9 @@ def make_parser() -> Parser:
     commands.add_parser(
         LM_EVAL, add_help=False, help="lm-eval's own command line, with our LM as --model medtune"
     )
-    execute = commands.add_parser("exec", add_help=False)  # the run's own process; no help: not for users
+    execute = commands.add_parser(EXEC, add_help=False)  # the run's own process; no help: not for users
     execute.add_argument("folder", type=Path)
-    warm = commands.add_parser("warm", add_help=False)  # what warm runs are forked from; not for users
+    warm = commands.add_parser(WARM, add_help=False)  # what warm runs are forked from; not for users
     warm.add_argument("descriptor", type=int)
     return parser
 
@@ -105,11 +119,11 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     )
     what.add_argument("--seed", metavar="NUMBERS", help="default: 0")
     what.add_argument(
-        "--study", type=Path, metavar="FILE", help="a YAML file with the grid; options given here override it"
+        "--study", type=path, metavar="FILE", help="a YAML file with the grid; options given here override it"
     )
     what.add_argument(
         "--tune",
-        type=positive_int,
+        type=whole_number(1, MOST_TRIALS),
         metavar="N",
         help="try N learning rates for each strategy that trains, chosen on validation only",
     )
@@ -120,8 +134,12 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
         help="auto (the Hub, else the built-in sample; the default), hub, sample, or a folder",
     )
     how.add_argument("--scoring", choices=("letter", "cloze"), help="default: what suits the model")
-    how.add_argument("--shots", type=int, metavar="K", help="worked examples in the prompt")
-    how.add_argument("--limit", type=int, metavar="N", help="only the first N test items")
+    how.add_argument(
+        "--shots", type=whole_number(0, MOST_ITEMS), metavar="K", help="worked examples in the prompt"
+    )
+    how.add_argument(
+        "--limit", type=whole_number(1, MOST_ITEMS), metavar="N", help="only the first N test items"
+    )
     how.add_argument(
         "--set",
         action="append",
@@ -132,10 +150,16 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
     how.add_argument("--engine", choices=("plain", "deepspeed"), help="default: the strategy's own")
     how.add_argument("--plugin", action="append", default=[], metavar="FILE", help="more strategies or tasks")
     where = run.add_argument_group("where and when")
-    where.add_argument("--processes", type=positive_int, default=1, metavar="N", help="one a GPU; default: 1")
+    where.add_argument(
+        "--processes",
+        type=whole_number(1, MOST_PROCESSES),
+        default=1,
+        metavar="N",
+        help="one a GPU; default: 1",
+    )
     where.add_argument(
         "--parallel",
-        type=positive_int,
+        type=whole_number(1, MOST_PARALLEL),
         default=1,
         metavar="N",
         help="runs side by side, each with GPUs of its own (on a CPU: a share of its cores); default: 1",
@@ -195,7 +219,7 @@ def _add_show(commands: argparse._SubParsersAction[Parser]) -> None:
 def _add_results(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--results",
-        type=Path,
+        type=path,
         default=Path(DEFAULT_RESULTS),
         metavar="DIR",
         help=f"default: {DEFAULT_RESULTS}",
@@ -204,8 +228,24 @@ def _add_results(group: argparse._ActionsContainer) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. What is no `HarnessError` is a bug and keeps its traceback."""
-    args = _parse(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    # A run's own process writes to its log, and lm-eval's output is lm-eval's.
+    if words and words[0] in (EXEC, WARM, LM_EVAL):
+        return _run(words)
+    with safe_output():
+        try:
+            return _run(words)
+        except Exception:
+            if argv is not None:
+                raise
+            sys.excepthook(*sys.exc_info())
+            return EXIT_FAILED
+
+
+def _run(words: Sequence[str]) -> int:
     try:
+        _check_words(words)
+        args = _parse(words)
         code = _dispatch(args)
         sys.stdout.flush()
     except HarnessError as error:
@@ -219,6 +259,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return code
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raise `UsageError` for a word that no record could hold: bytes that are no UTF-8, or a NUL."""
+    for number, word in enumerate(words, start=1):
+        if "\0" in word or not _is_utf8(word):
+            raise UsageError(f"word {number} of the command is no UTF-8 text, or holds a NUL: {word[:60]!r}")
+
+
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
@@ -256,7 +311,7 @@ def _dispatch(args: argparse.Namespace) -> int:
         from harness.commands.lm_eval import lm_eval
 
         return lm_eval(args.words)
-    if args.command == "warm":
+    if args.command == WARM:
         from harness.runtime.warm import main as serve
 
         return serve(args.descriptor)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.paths import typed_path
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -64,7 +66,7 @@ class DataSource:
             return cls("hub")
         if text == "sample":
             return cls("sample")
-        return cls("dir", Path(text).expanduser())
+        return cls("dir", typed_path(text, "data"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from harness.escape import markdown, plain
-from harness.report.text import make_console, print_table
+from harness.report.text import print_table
+from harness.terminal import make_console
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ EXIT_UNDECIDED = 4
 """A check that cannot tell: not 2, so that what tolerates it does not tolerate a typing error."""
 EXIT_INTERRUPTED = 130
 
+LONGEST_NAME = 100
+"""Characters of a name that are shown in an error; none that is known is as long."""
+
 
 class HarnessError(Exception):
     """An error with a remedy: printed without a traceback, and the process ends with `exit_code`."""
@@ -54,6 +57,8 @@ class NonFiniteLossError(HarnessError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` when a known name is close to `name`, else an empty string."""
+    if len(name) > LONGEST_NAME:
+        return ""
     lowered = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
     return f"; did you mean '{lowered[close[0]]}'?" if close else ""
@@ -62,7 +67,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One line for a name that is not known: what it was, the nearest, and all that exist."""
     names = sorted(known)
-    return f"unknown {kind} '{name}'{did_you_mean(name, names)} (known: {', '.join(names)})"
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    return f"unknown {kind} '{shown}'{did_you_mean(name, names)} (known: {', '.join(names)})"
 
 
 def all_at_once(problems: Sequence[str], remedy: str = "") -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.paths import cut, path_problem
+
 if TYPE_CHECKING:
     from harness.selection import Filters
 
@@ -21,6 +23,11 @@ CHECK_EXAMPLES = """examples:
   python -m harness check --baseline baseline.json.gz --candidate my-lora --anchor lora
 """
 CHECK_EXIT_CODES = "exit codes: 0 pass, 1 it got worse, 2 asked wrongly, 4 cannot tell"
+MOST_DIGITS = 18
+MOST_ITEMS = 10**12
+MOST_TRIALS = 100
+MOST_PARALLEL = 256
+MOST_PROCESSES = 1024
 GATES = ("quality", "environment", "memory", "throughput", "trainable")
 
 AddResults = Callable[[argparse._ActionsContainer], None]
@@ -66,7 +73,7 @@ def add_check(commands: Any, add_results: AddResults) -> None:
     what.add_argument("--candidate", required=True, metavar="C", help=f"{kinds}, or a saved file")
     what.add_argument("--baseline", metavar="B", help=f"{kinds}, or a file written with --save")
     what.add_argument(
-        "--save", type=Path, metavar="FILE", help="write the candidate as a baseline (.json, .json.gz)"
+        "--save", type=path, metavar="FILE", help="write the candidate as a baseline (.json, .json.gz)"
     )
     what.add_argument(
         "--anchor",
@@ -103,8 +110,10 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     for name, metavar in (("task", "NAME"), ("model", "NAME"), ("data", "SOURCE")):
         group.add_argument(f"--{name}", metavar=metavar)
     group.add_argument("--scoring", choices=("letter", "cloze"))
-    group.add_argument("--shots", type=int, metavar="K")
-    group.add_argument("--limit", type=int, metavar="N", help="runs made with this --limit")
+    group.add_argument("--shots", type=whole_number(0, MOST_ITEMS), metavar="K")
+    group.add_argument(
+        "--limit", type=whole_number(1, MOST_ITEMS), metavar="N", help="runs made with this --limit"
+    )
     group.add_argument("--seed", type=_seeds, default=(), metavar="NUMBERS")
 
 
@@ -140,15 +149,27 @@ def filters_of(args: argparse.Namespace) -> Filters:
     return Filters(args.task, args.model, args.data, args.scoring, args.shots, args.limit, args.seed)
 
 
-def positive_int(text: str) -> int:
-    """An option's whole number of 1 or more."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
-    return value
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        written = text.strip().removeprefix("+")
+        # Counted before it is read: Python itself refuses thousands of digits with a ValueError.
+        value = (
+            int(written) if written.isascii() and written.isdigit() and len(written) <= MOST_DIGITS else -1
+        )
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"'{cut(text)}' is not a whole number from {least} to {most}")
+        return value
+
+    return read
+
+
+def path(text: str) -> Path:
+    """An option's path. Nothing is looked for."""
+    if problem := path_problem(text):
+        raise argparse.ArgumentTypeError(f"'{cut(text)}': {problem}")
+    return Path(text)
 
 
 def positive_seconds(text: str) -> float:
@@ -158,7 +179,7 @@ def positive_seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"'{cut(text)}' is not a number of seconds above 0")
     return value
 
 
@@ -173,28 +194,28 @@ def _points(text: str) -> float:
     """Points of accuracy, as a fraction."""
     value = _number(text)
     if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of points between 0 and 100")
+        raise argparse.ArgumentTypeError(f"'{cut(text)}' is not a number of points between 0 and 100")
     return value / 100
 
 
 def _confidence(text: str) -> float:
     value = _number(text)
     if not 0.5 < value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share between 0.5 and 1, such as 0.95")
+        raise argparse.ArgumentTypeError(f"'{cut(text)}' is not a share between 0.5 and 1, such as 0.95")
     return value
 
 
 def _ratio(text: str) -> float:
     value = _number(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a ratio above 0, such as 1.1")
+        raise argparse.ArgumentTypeError(f"'{cut(text)}' is not a ratio above 0, such as 1.1")
     return value
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of seeds, such as 0,1,2")
+    if not parts or not all(part.isascii() and part.isdigit() and len(part) <= MOST_DIGITS for part in parts):
+        raise argparse.ArgumentTypeError(f"'{cut(text)}' is not a list of seeds, such as 0,1,2")
     return tuple(map(int, parts))
 
 

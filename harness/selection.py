@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean
 from harness.escape import plain
+from harness.paths import typed_path
 from harness.record import RunRecord
 from harness.report.labels import labels
 from harness.report.outcomes import Group, digest_of, groups
@@ -52,9 +52,10 @@ class Filters:
 
 def _spellings(stored: str, asked: str | None) -> set[str]:
     """A folder is stored as an absolute path and may be asked for as it is typed."""
-    if asked is None or stored == asked or not Path(asked).expanduser().is_dir():
+    if asked is None or stored == asked:
         return {stored}
-    return {stored, asked} if str(Path(asked).expanduser().resolve()) == stored else {stored}
+    folder = typed_path(asked, "folder")
+    return {stored, asked} if folder.is_dir() and str(folder.resolve()) == stored else {stored}
 
 
 class Selector:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from harness import yamls
 from harness.errors import UsageError, did_you_mean
 from harness.spec import AskedModel, EngineSpec, TaskSpec, TrainSpec
-
-if TYPE_CHECKING:
-    import yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -26,6 +22,9 @@ SECTIONS: dict[str, type[BaseModel] | None] = {
     "task": TaskSpec,
     "strategy": None,  # its settings are the fields of the strategies asked for
 }
+MOST_DOTS = 20
+LONGEST_SHOWN = 300
+"""Characters of a `--set` that are shown in an error."""
 # Values with an option of their own, which also resolves them.
 OWN_OPTION = {
     "model.name": "--model",
@@ -64,7 +63,7 @@ def parse_assignments(texts: Iterable[str], problems: list[str]) -> list[Assignm
 def _parse_assignment(text: str, problems: list[str]) -> Assignment | None:
     key, equals, raw = text.partition("=")
     key = key.strip()
-    shown = f"--set {text}"
+    shown = f"--set {text}" if len(text) <= LONGEST_SHOWN else f"--set {text[:LONGEST_SHOWN]}..."
     if not equals or not key:
         problems.append(f"{shown}: expected KEY=VALUE, such as train.learning_rate=1e-4")
         return None
@@ -88,6 +87,8 @@ def key_problem(key: str) -> str:
     section, *path = key.split(".")
     if section not in SECTIONS:
         return _unknown_section(section, path)
+    if len(path) > MOST_DOTS:
+        return f"more than {MOST_DOTS} dots"
     if not path or not all(path):
         return f"expected {section}.SETTING=VALUE"
     model = SECTIONS[section]
@@ -119,13 +120,10 @@ def settable(section: str, model: type[BaseModel]) -> list[str]:
 
 def parse_value(raw: str) -> Any:
     """A YAML 1.2 value: 1e-4 is a number, `no` and `1:30` are text. Raises `ValueError`."""
-    import yaml
-
     try:
-        return yaml.load(raw, Loader=yaml_loader())  # noqa: S506 - a SafeLoader with other scalars
-    except yaml.YAMLError as error:
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ValueError(f"cannot read the value ({reason})") from error
+        return yamls.load(raw)
+    except yamls.YamlError as error:
+        raise ValueError(f"cannot read the value ({error.reason})") from error
 
 
 def format_value(value: Any) -> str:
@@ -137,26 +135,6 @@ def format_value(value: Any) -> str:
         except ValueError:
             pass
     return json.dumps(value)
-
-
-@cache
-def yaml_loader() -> type[yaml.SafeLoader]:
-    """PyYAML's safe loader with the scalars of YAML 1.2; its own 1.1 reads 1e-4 as text."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-    digits = list("-+0123456789.")
-    for tag, pattern, first in (
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("int", r"[-+]?(?:0|[1-9][0-9]*)", digits),
-        # No .inf and no .nan: no setting can hold them.
-        ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?", digits),
-    ):
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)
-    return Loader
 
 
 def build(

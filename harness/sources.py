@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.contracts import Task
 from harness.errors import UsageError
+from harness.paths import typed_path
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 2.0
@@ -37,7 +38,7 @@ def resolve_source(data: str, task: type[Task]) -> tuple[str, str | None]:
 
 
 def _folder(data: str) -> str:
-    folder = Path(data).expanduser()
+    folder = typed_path(data, "data")
     if folder.is_dir():
         return str(folder.resolve())
     remedy = f"--data takes {', '.join(DATA_CHOICES)}, or the path of a folder."
@@ -83,11 +84,11 @@ def is_cached(hub_id: str) -> bool:
 def hub_cache() -> Path:
     """The folder huggingface_hub keeps downloads in, found without importing it."""
     if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache).expanduser()
+        return typed_path(cache, "HF_HUB_CACHE")
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
+        return typed_path(home, "HF_HOME") / "hub"
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
+    return typed_path(base, "XDG_CACHE_HOME") / "huggingface" / "hub"
 
 
 def _is_offline() -> bool:

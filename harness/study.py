@@ -34,6 +34,7 @@ from harness.study_file import Study, read_study
 
 EXAMPLE = "python -m harness run --strategy lora --task medqa"
 DEFAULT_DATA = "auto"
+MOST_RUNS = 100_000
 DEFAULT_SEED = int(RunSpec.model_fields["seed"].default)
 
 Notify = Callable[[str], None]
@@ -85,6 +86,9 @@ def _specs(
     variants: Sequence[Variant], sources: dict[str, str], registry: Registry, precision: Precision
 ) -> list[RunSpec]:
     """Every run of every variant, each once: task, model and seed in the order they were named."""
+    count = sum(len(v.tasks) * len(v.models) * len(v.seeds) for v in variants)
+    if count > MOST_RUNS:
+        raise UsageError(f"these are {count:,} runs, more than {MOST_RUNS:,}", "Ask for a part of them.")
     tasks = _in_order(variant.tasks for variant in variants)
     models = _in_order(variant.models for variant in variants)
     specs = (

@@ -18,16 +18,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness import yamls
 from harness.asked import SHORT_FORMS, Named, each_once
-from harness.errors import UsageError, did_you_mean
-from harness.settings import OWN_OPTION, SECTIONS, Assignment, format_input, key_problem, yaml_loader
+from harness.errors import UsageError, all_at_once, did_you_mean
+from harness.files import NotReadableError, read_bounded
+from harness.options import MOST_TRIALS
+from harness.settings import OWN_OPTION, SECTIONS, Assignment, format_input, key_problem
 
-if TYPE_CHECKING:
-    from yaml import SafeLoader
-
-    Node = Any  # yaml's stubs know no `id` of it
+Node = Any  # of PyYAML, whose stubs know no `id` of it
 
 AXES = ("strategy", "task", "model", "seed")
 _SHORT = {name: (section, setting) for name, section, setting in SHORT_FORMS}
@@ -35,8 +35,9 @@ KEYS = ("name", "grid", "set", "per_strategy", "pairs", "data", *_SHORT, "tune",
 _TYPES: dict[str, tuple[type, str]] = {
     "name": (str, "text"), "data": (str, "auto, hub, sample or a folder"), "scoring": (str, "letter or cloze"),
     "shots": (int, "a whole number"), "limit": (int, "a whole number"), "engine": (str, "plain or deepspeed"),
-    "tune": (int, "a whole number of 1 or more"),
+    "tune": (int, f"a whole number from 1 to {MOST_TRIALS}"),
 }  # fmt: skip
+MOST_PROBLEMS = 50
 Axes = dict[str, list[Named]]
 
 
@@ -67,28 +68,25 @@ def read_study(path: Path, problems: list[str]) -> Study:
 
     Raises `UsageError` for a file that cannot be read as YAML at all.
     """
-    import yaml
-
+    remedy = "Give a YAML file: --study FILE.yaml"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, yamls.MOST_BYTES).decode("utf-8-sig")
+    except NotReadableError as error:
+        raise UsageError(f"study {error.message}", remedy) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"study {path}: {reason}", "Give a YAML file: --study FILE.yaml") from error
+        raise UsageError(f"study {path}: {reason}", remedy) from error
     try:
-        loader = yaml_loader()(text)
-        node = loader.get_single_node()
-        return _Reader(str(path), loader, problems).study(node)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UsageError(f"{path}{line}: not YAML: {reason}", "See docs/grids.md.") from error
+        node = yamls.compose(text)
+    except yamls.YamlError as error:
+        line = f":{error.line}" if error.line else ""
+        raise UsageError(f"{path}{line}: not YAML: {error.reason}", "See docs/grids.md.") from error
+    return _Reader(str(path), problems).study(node)
 
 
 class _Reader:
-    def __init__(self, path: str, loader: SafeLoader, problems: list[str]) -> None:
+    def __init__(self, path: str, problems: list[str]) -> None:
         self._path = path
-        self._loader = loader
         self._problems = problems
 
     def study(self, node: Node | None) -> Study:
@@ -131,7 +129,7 @@ class _Reader:
     def _plain(self, key: str, node: Node) -> Any:
         kind, expected = _TYPES[key]
         value: Any = self._value(node)
-        if not _is_a(value, kind) or (key == "tune" and value < 1):
+        if not _is_a(value, kind) or (key == "tune" and not 1 <= value <= MOST_TRIALS):
             self._wrong(node, f"{key}: expected {expected}, got {format_input(value)}")
             return None
         return value
@@ -229,13 +227,19 @@ class _Reader:
         return bool(node.id == kind)
 
     def _value(self, node: Node) -> Any:
-        return self._loader.construct_object(node, deep=True)
+        try:
+            return yamls.value_of(node)
+        except yamls.YamlError as error:
+            self._problems.append(f"{self._path}:{error.line}: {error.reason}")
+            return None
 
     def _where(self, node: Node) -> str:
         return f"{self._path}:{node.start_mark.line + 1}: "
 
     def _wrong(self, node: Node, reason: str) -> None:
         self._problems.append(f"{self._where(node)}{reason}")
+        if len(self._problems) >= MOST_PROBLEMS:
+            all_at_once(self._problems, f"There may be more: {MOST_PROBLEMS} are shown.")
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -14,9 +14,10 @@ from harness.contracts import Strategy, Task
 from harness.errors import EXIT_OK, StoreError
 from harness.plugins import guarded_class
 from harness.registry import Registry, load_registry
-from harness.report.text import MISSING, interval, make_console, print_table
+from harness.report.text import MISSING, interval, print_table
 from harness.settings import format_value
 from harness.store import Store
+from harness.terminal import make_console
 
 DEFAULT_KINDS = ("strategies", "tasks", "models")
 

@@ -18,11 +18,12 @@ from harness.launch.grid import After, Outcomes, run_all
 from harness.launch.local import LaunchOptions
 from harness.record import RunRecord
 from harness.registry import load_registry
-from harness.report.text import make_console, print_runs, print_table
+from harness.report.text import print_runs, print_table
 from harness.spec import RunSpec
 from harness.store import Store, differences
 from harness.study import parse_grid
 from harness.study_file import Study, read_study
+from harness.terminal import make_console
 from harness.tune import store_failure, store_tuning
 
 Say = Callable[[str], None]

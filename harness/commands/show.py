@@ -15,9 +15,10 @@ from harness.launch.progress import duration
 from harness.record import RunRecord, Score
 from harness.registry import known_strategy
 from harness.report.rows import title_of
-from harness.report.text import GIB, MIB, MISSING, interval, make_console, number, print_table, small_percent
+from harness.report.text import GIB, MIB, MISSING, interval, number, print_table, small_percent
 from harness.spec import RunSpec
 from harness.store import Store, last_checkpoint
+from harness.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console

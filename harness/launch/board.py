@@ -17,6 +17,7 @@ from harness.launch.process import Event
 from harness.launch.progress import Display, PlainDisplay, duration, make_display, position
 from harness.record import RunRecord
 from harness.spec import RunSpec
+from harness.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,13 +116,12 @@ class LiveBoard(Board):
 
     def __init__(self, specs: Sequence[RunSpec], root: Path, stream: TextIO | None = None) -> None:
         super().__init__(specs, root, stream=stream)
-        from rich.console import Console
         from rich.live import Live
 
         unlike = len({_short(spec) for spec in specs}) == len(specs)
         self._rows = {spec.run_id: _Row(_short(spec) if unlike else spec.run_id) for spec in specs}
         self._started = time.monotonic()
-        self._console = Console(file=self.stream, highlight=False, markup=False)
+        self._console = make_console(self.stream)
         self._live = Live(
             console=self._console, get_renderable=self.table, refresh_per_second=REFRESH_A_SECOND,
             transient=True,

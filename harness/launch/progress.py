@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from harness.launch.process import Event
+from harness.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -82,7 +83,6 @@ class LiveDisplay(Display):
         self._task = self._progress.add_task("start", total=None, figures="")
 
     def _make(self) -> Progress:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
         return Progress(
@@ -91,7 +91,7 @@ class LiveDisplay(Display):
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
-            console=Console(file=self.stream),
+            console=make_console(self.stream),
             transient=True,
         )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from harness.options import add_seed_sd
+from harness.options import add_seed_sd, path
 
 FORMATS = ("text", "markdown", "html", "csv", "latex", "json")
 EXAMPLES = """examples:
@@ -28,7 +27,7 @@ def add_report(commands: Any, add_results: Callable[[argparse._ActionsContainer]
         allow_abbrev=False,
     )
     parser.add_argument("--format", choices=FORMATS, help="default: by the ending of --out, else text")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: standard output")
+    parser.add_argument("--out", type=path, metavar="FILE", help="default: standard output")
     parser.add_argument("--task", metavar="NAMES", help="only these; default: all")
     parser.add_argument("--model", metavar="NAMES", help="only these; default: all")
     parser.add_argument(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from harness.escape import plain
 from harness.record import RunRecord, Score
 from harness.report.rows import Row, grouped
+from harness.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -90,17 +91,6 @@ IN_CAPTION = ("model", "precision", "scoring", "shots", "limit", "seed")
 PADDING = 3
 
 
-def make_console(stream: TextIO | None = None, width: int | None = None) -> Console:
-    """A console that leaves text as it is, and a broken pipe to the caller."""
-    from rich.console import Console
-
-    class Output(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    return Output(file=stream or sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-
-
 def print_runs(records: Iterable[RunRecord], stream: TextIO | None = None, width: int | None = None) -> None:
     """One table for each task title; below it why runs failed and which columns found no room."""
     width = width or make_console(stream).width
@@ -151,8 +141,13 @@ def print_table(
             min_width=12 if folds else None,
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(_cell(text)) for text in row))
     console.print(table)
+
+
+def _cell(text: str) -> str:
+    """Written out before it is measured, so that columns stay in line."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def caption(rows: Sequence[Row]) -> str:

@@ -254,7 +254,7 @@ def test_model_names(tmp_path):
         ("a/b/c", "no such folder"),
         ("org/name@main", "model.revision=main"),
         (str(PLUGIN), "is a file"),
-        ("random:", "unknown model ''"),
+        ("random:", "model '': it is empty"),
     ],
 )
 def test_wrong_model_names(name, expected):

@@ -183,7 +183,7 @@ def test_data_and_tune(study, tmp_path, problems):
     data = tmp_path / "data"
     data.mkdir()
     assert study(FULL, "--data", str(data))[0].task.source == str(data)
-    assert "tune: expected a whole number of 1 or more, got 0" in problems(BASE + "tune: 0\n")
+    assert "tune: expected a whole number from 1 to 100, got 0" in problems(BASE + "tune: 0\n")
 
 
 # --- problems -----------------------------------------------------------------------------------
@@ -281,7 +281,11 @@ def test_one_problem(problems, text, expected):
 
 def test_files_that_cannot_be_read(tmp_path, stub_registry):
     (tmp_path / "latin").write_bytes(b"name: \xe9\n")
-    for name, expected in (("none", "No such file"), (".", "Is a directory"), ("latin", "not UTF-8")):
+    for name, expected in (
+        ("none", "No such file"),
+        (".", "is a folder, expected a file"),
+        ("latin", "not UTF-8"),
+    ):
         args = make_parser().parse_args(["run", "--study", str(tmp_path / name)])
         with pytest.raises(UsageError, match=expected):
             parse_grid(args, stub_registry)
