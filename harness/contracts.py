@@ -192,7 +192,10 @@ class Strategy(BaseModel, ABC):
 
     @abstractmethod
     def adapt(self, model: PreTrainedModel) -> torch.nn.Module:
-        """`model` with its trainable weights in place, in float32, and all others frozen."""
+        """`model` with its trainable weights in place, in float32, and all others frozen.
+
+        Lines in its attribute `notes`, where it has one, are told to the user and kept in the record.
+        """
 
     def learning_rate_default(self) -> float | None:
         """The learning rate where the spec gives none. A method of several kinds chooses by its settings."""
@@ -247,3 +250,17 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
         group((p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2), 0.0),
     ]
     return [g for g in groups if g["params"]]
+
+
+def norms_in_float32(model: torch.nn.Module) -> None:
+    """Where part of a norm is trained (in float32), the rest of it in float32 too: the same numbers.
+
+    Kernels of norms take one dtype; those of matrix products are given one by autocast.
+    """
+    import torch
+
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if any(weight.requires_grad for weight in own) and all(weight.ndim < 2 for weight in own):
+            for weight in own:
+                weight.data = weight.data.to(torch.float32)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
-from harness.contracts import Strategy
+from harness.contracts import Strategy, norms_in_float32
 from harness.errors import UsageError, all_at_once, did_you_mean
+from strategies._reach import check_reach, experts, multiplied
 
 if TYPE_CHECKING:
     import torch
@@ -59,22 +60,67 @@ class AdapterStrategy(Strategy):
 def attach(model: PreTrainedModel, config: Any, settings_at: str = "strategy") -> torch.nn.Module:
     """`model` with the adapter of `config`: trainable weights in float32, all others frozen.
 
-    Raises `UsageError` when a target module does not exist, when the method cannot be attached to
-    this model, or when nothing would be trained.
+    What is to be said of it is in its `notes`. Raises `UsageError` when a target module does not exist,
+    when the method cannot be attached to this model or is not what it says there, or when nothing would
+    be trained.
     """
     from peft import get_peft_model
 
-    _check_targets(model, getattr(config, "target_modules", None), settings_at)
+    targets = getattr(config, "target_modules", None)
+    _check_targets(model, targets, settings_at)
     method = str(getattr(config.peft_type, "value", config.peft_type))
     remedy = _remedy(model, settings_at)  # made now: a failed attempt leaves renamed layers behind
+    weights, three_dimensional = multiplied(model), experts(model)
+    asked = _take_dimensions(config)
     try:
         adapted = get_peft_model(
             model, config, autocast_adapter_dtype=True, revision=getattr(model, "base_revision", None)
         )
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError, TypeError) as error:
         raise UsageError(f"{method} cannot be attached to {type(model).__name__}: {error}", remedy) from error
+    _check_dimensions(adapted, asked, settings_at)
+    _check_bias(adapted, settings_at)
+    note = check_reach(adapted, weights, targets == "all-linear", three_dimensional)
+    adapted.notes = [*getattr(model, "notes", ()), *([note] if note else ())]
     _name_targets_apart(adapted, getattr(model, "removed_modules", ()))
     return trainable_in_float32(adapted)
+
+
+_DIMENSIONS = ("num_layers", "token_dim", "num_attention_heads", "num_transformer_submodules")
+"""Of a prefix or prompt: they follow from the model, and others make weights that nothing reads."""
+
+
+def _take_dimensions(config: Any) -> dict[str, Any]:
+    """The dimensions that `config` gives, taken out of it, so that the library finds the model's own."""
+    if not getattr(config, "is_prompt_learning", False):
+        return {}
+    asked = {name: getattr(config, name, None) for name in _DIMENSIONS}
+    for name in asked:
+        setattr(config, name, None)
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _check_dimensions(adapted: Any, asked: dict[str, Any], settings_at: str) -> None:
+    config = adapted.peft_config[adapted.active_adapter]
+    problems = [
+        f"{settings_at}.{name} is {value}, and {type(adapted.get_base_model()).__name__} has {getattr(config, name)}"
+        for name, value in asked.items()
+        if value != getattr(config, name)
+    ]
+    all_at_once(problems, "Leave it out: it follows from the model.")
+
+
+def _check_bias(adapted: Any, settings_at: str) -> None:
+    """Refuse `bias=all` on a model without biases, which would be the method without it."""
+    bias = getattr(adapted.peft_config[adapted.active_adapter], "bias", "none")
+    if bias in ("none", False, None, True):
+        return
+    trained = (name for name, weight in adapted.named_parameters() if weight.requires_grad)
+    if not any(name.endswith("bias") for name in trained):
+        raise UsageError(
+            f"{settings_at}.bias is {bias}, and {type(adapted.get_base_model()).__name__} has no biases there",
+            "Leave it out, or give a model with biases (GPT-2, OPT, Qwen2.5).",
+        )
 
 
 def _name_targets_apart(adapted: Any, removed: Sequence[str]) -> None:
@@ -107,6 +153,7 @@ def trainable_in_float32(model: torch.nn.Module) -> torch.nn.Module:
     for weight in trainable:
         if weight.dtype != torch.float32:
             weight.data = weight.data.to(torch.float32)
+    norms_in_float32(model)
     return model
 
 

@@ -46,6 +46,7 @@ LEARNING_RATES: dict[str, float] = {
     "TRAINABLE_TOKENS": 2e-1,
 }
 
+_SHADOW_UPDATE = ".shadow_update_"
 _CACHE_PREFIXES = frozenset({"PREFIX_TUNING", "CARTRIDGE"})
 
 
@@ -112,6 +113,13 @@ class Peft(AdapterStrategy):
             # precision (seen in 0.21); they are constants, and are not saved with the adapter.
             for name, weight in adapted.named_parameters():
                 if ".ranknum." in name:
+                    weight.requires_grad_(False)
+        if self.peft_type == "SHADOW":
+            # Each block updates a state for the next one: the last update is read by nothing.
+            updates = [name for name, _ in adapted.named_parameters() if _SHADOW_UPDATE in name]
+            last = updates[-1].split(_SHADOW_UPDATE)[0] + _SHADOW_UPDATE
+            for name, weight in adapted.named_parameters():
+                if name.startswith(last):
                     weight.requires_grad_(False)
         return adapted
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from harness.contracts import BaseLoader, parameter_groups
 from harness.errors import UsageError
+from strategies._reach import LEAST, experts, multiplied, size
 from strategies.lora import Lora
 
 if TYPE_CHECKING:
@@ -75,11 +76,7 @@ class QLora(Lora):
                 bnb_4bit_quant_storage=getattr(torch, self.quant_storage),
             )
         )
-        if not any(hasattr(weight, "quant_state") for weight in model.parameters()):
-            raise UsageError(
-                f"qlora: {type(model).__name__} has no linear layer that can be quantised.",
-                "Use lora, or another model.",
-            )
+        _check_share(model)
         return model
 
     def optimizer(self, model: torch.nn.Module, train: TrainSpec) -> torch.optim.Optimizer:
@@ -95,3 +92,21 @@ class QLora(Lora):
             betas=(train.adam_beta1, train.adam_beta2),
         )
         return optimizer
+
+
+def _check_share(model: Any) -> None:
+    """Note what share of the weights is in four bits; raises `UsageError` where it is the smaller part."""
+    weights = multiplied(model).values()
+    share = size(w for w in weights if hasattr(w, "quant_state")) / max(1, size(weights))
+    if not share:
+        raise UsageError(
+            f"qlora: {type(model).__name__} has no linear layer that can be quantised.",
+            "Use lora, or another model.",
+        )
+    told = f"{share:.0%} of the weights of {type(model).__name__}'s layers are in four bits"
+    if share < LEAST:
+        names = experts(model)
+        why = f": experts ({', '.join(names)}) are not layers" if names else ""
+        raise UsageError(f"qlora: only {told}{why}", "Use lora, or another model.")
+    if share < 1:
+        model.notes = [told]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from harness.contracts import BaseLoader, Strategy
+from harness.runtime.adapted import adapted
 from harness.runtime.data import set_seed
 from harness.runtime.device import rank
 from harness.spec import RunSpec
@@ -82,7 +83,7 @@ def whole_model(model: nn.Module, strategy: Strategy, spec: RunSpec, base: BaseL
     if weights is None or rank() != 0:
         return model
     set_seed(spec.seed)  # weights that are drawn and never trained (VeRA's) come out the same
-    whole = strategy.adapt(strategy.load(base))
+    whole: nn.Module = adapted(strategy, strategy.load(base))
     unknown = whole.load_state_dict(weights, strict=False).unexpected_keys
     if unknown:
         raise RuntimeError(f"trained weights that the model does not have: {unknown[:5]}")

@@ -20,6 +20,7 @@ from harness.errors import UsageError
 from harness.inputs import scoring_sentences, training_sentences
 from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
 from harness.registry import load_registry
+from harness.runtime.adapted import adapted
 from harness.runtime.counting import count_parameters
 from harness.runtime.data import (
     Row,
@@ -89,7 +90,8 @@ class Run:
         with self._phase("adapt"):
             # Seeded here and not before: the adapter's first weights depend on nothing but the seed.
             set_seed(self.spec.seed)
-            model = strategy.adapt(model)
+            model = adapted(strategy, model)
+            self._tell(getattr(model, "notes", ()))
             self._count(model)
         if strategy.trains:
             model = self._train(model, strategy, task, tokenizer, splits, base)
@@ -177,6 +179,13 @@ class Run:
         if limit is None or limit >= len(splits.train):
             return splits.train
         return [splits.train[i] for i in shuffled(len(splits.train), self.spec.seed, 0)[:limit]]
+
+    def _tell(self, notes: Sequence[str]) -> None:
+        """What a strategy has to say of the adapted model."""
+        for note in notes:
+            self.events.notice(note)
+        if self.model_info is not None:
+            self.model_info = self.model_info.model_copy(update={"notes": (*self.model_info.notes, *notes)})
 
     def _count(self, model: nn.Module) -> None:
         trainable, total = count_parameters(model)
