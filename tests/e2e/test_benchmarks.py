@@ -49,7 +49,7 @@ def test_the_gpu_table_works_on_a_tiny_shape() -> None:
         assert (row["strategy"], row["length"]) == ("qlora", 32)
         assert row["batch"] == (2 if row["rows"] == "equal" else 3)
         assert row["tokens_per_second"] > 0
-        assert 0 < row["used"] < 1
+        assert row["used"] > 0
 
 
 def test_the_gpu_table_of_scoring_works_on_a_tiny_shape(tiny_model_dir: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_gpu_table_of_scoring_works_on_a_tiny_shape(tiny_model_dir: Path) ->
     for row in found:
         assert row["furthest_log_likelihood"] < 1  # bfloat16 with random weights
         assert row["questions_per_second"] > 0
-        assert 0 < row["used"] < 1
+        assert row["used"] > 0
 
 
 def test_scoring_has_the_choices_of_hflm(tiny_model_dir: Path) -> None:

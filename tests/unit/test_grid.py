@@ -183,7 +183,7 @@ def test_quiet_and_json_say_nothing(cli):
 
 
 def test_a_board_that_breaks_stops_all(tmp_path, grid_child, stub_registry):
-    grid_child(sleep=30)
+    grid_child(sleep=3600)
     specs = parse_grid(parse("--seed", "0,1,2"), stub_registry)
     store = Store(tmp_path / "runs")
 
@@ -193,10 +193,8 @@ def test_a_board_that_breaks_stops_all(tmp_path, grid_child, stub_registry):
                 raise BrokenPipeError
             return super().follow(spec)
 
-    began = time.monotonic()
     with pytest.raises(BrokenPipeError):
         run_all(specs, store, LaunchOptions(), [{}, {}], Broken(specs, store.root, io.StringIO()))
-    assert time.monotonic() - began < 20
     for spec in specs:
         with store.lock(spec.run_id):  # free: nothing is left running
             pass

@@ -126,11 +126,9 @@ def test_traceback_is_of_this_try_only(launch):
 
 
 def test_timeout(launch):
-    started = time.monotonic()
     record, _, _ = launch("hang", timeout_seconds=3.0)  # a busy machine needs more than one to start it
     assert (record.status, record.failure.kind) == ("failed", "timeout")
     assert record.data is not None, "what the process had measured is kept"
-    assert time.monotonic() - started < 15
 
 
 def test_a_child_that_does_not_listen_is_killed(launch, monkeypatch):
@@ -293,16 +291,18 @@ def test_exec_command(tmp_path):
 DRIVER = """
 import sys
 import harness.launch.local as local
+import harness.launch.process as process
 from harness.cli import main
+process.GRACE_SECONDS = GRACE
 mode, *argv = sys.argv[1:]
 local.exec_command = lambda folder, processes: [sys.executable, FAKE_CHILD, mode, str(folder)]
 sys.exit(main(argv))
 """
 
 
-def start_driver(tmp_path, mode):
+def start_driver(tmp_path, mode, grace=process.GRACE_SECONDS):
     command = [
-        sys.executable, "-c", f"FAKE_CHILD = {str(FAKE_CHILD)!r}\n{DRIVER}", mode,
+        sys.executable, "-c", f"FAKE_CHILD, GRACE = {str(FAKE_CHILD)!r}, {grace}\n{DRIVER}", mode,
         "run", "--plugin", str(PLUGIN), "--strategy", "stub-tune", "--task", "stub-task", "--data", "sample",
         "--seed", "0,1", "--results", str(tmp_path / "runs"),
     ]  # fmt: skip
@@ -363,15 +363,13 @@ def test_stopping_a_background_run(tmp_path):
 
 
 def test_a_second_ctrl_c_kills_at_once(tmp_path):
-    driver = start_driver(tmp_path, "stubborn")
-    started = time.monotonic()
+    driver = start_driver(tmp_path, "stubborn", grace=3600)
     driver.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert driver.poll() is None
     driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=20)
+    _, errors = driver.communicate(timeout=300)  # and not after the grace that the first one gives
     assert driver.returncode == 130, errors
-    assert time.monotonic() - started < 8
     ((record,), _) = Store(tmp_path / "runs").records()
     assert (record.status, record.failure.kind) == ("interrupted", "interrupted")
 
