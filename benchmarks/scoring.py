@@ -57,8 +57,9 @@ def side(asked: argparse.Namespace) -> None:
 
     from harness.contracts import DataSource
     from harness.registry import load_registry
+    from harness.runtime.context import context_length
     from harness.runtime.evaluate import predict, worked_examples
-    from harness.runtime.models import Base, context_length, load_tokenizer, locate
+    from harness.runtime.models import Base, load_tokenizer, locate
     from harness.runtime.scorer import Scorer
     from harness.spec import ModelSpec
 
@@ -75,7 +76,7 @@ def side(asked: argparse.Namespace) -> None:
     strategy = registry.strategy(row.strategy)()
     torch.manual_seed(0)
     model: Any = strategy.adapt(strategy.load(Base(located, spec, device))).eval()
-    length = context_length(model, spec)
+    length = context_length(model, tokenizer, spec.max_length)
     loaded = host_peak_bytes()
 
     def seconds(lm: Any, items: Any) -> tuple[float, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,13 +16,18 @@ from harness.runtime.texts import Encoder
 
 
 def generated_text(
-    model: Any, encoder: Encoder, ids: list[int], settings: dict[str, Any], max_length: int
+    model: Any,
+    encoder: Encoder,
+    ids: list[int],
+    settings: dict[str, Any],
+    max_length: int,
+    on_cut: Callable[[int], None] = lambda tokens: None,
 ) -> str:
     """Greedy or sampled text behind the prompt `ids`, cut before the first stop string.
 
     It also ends where the tokenizer's end of text is written, and at those of the model's generation
     settings. Stop strings are looked for in what is written, not in the prompt. A long prompt loses its
-    beginning. Raises UsageError where `settings` leave no room for a prompt.
+    beginning, of which `on_cut` hears the tokens. Raises UsageError where `settings` leave no room for a prompt.
     """
     tokenizer = encoder.tokenizer
     given = {name: value for name, value in settings.items() if name != "until" or value is not None}
@@ -37,6 +43,8 @@ def generated_text(
             f"{new_tokens} tokens to generate leave no room for a prompt in a context of {max_length}",
             "Ask for fewer (max_gen_toks).",
         )
+    if len(ids) > max_length - new_tokens:
+        on_cut(len(ids) - (max_length - new_tokens))
     ids = ids[-(max_length - new_tokens) :] or [encoder.prefix_token]
     embedding = base_model(model).get_input_embeddings().weight
     generated = model.generate(

@@ -38,7 +38,6 @@ from harness.runtime.text_path import keep_text_path
 from harness.spec import Dtype, ModelSpec
 
 RANDOM = "random:"
-_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx")
 _BESIDE = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab*", "merges.txt",
     "*.model", "*.tiktoken", "tekken.json", "generation_config.json",
@@ -231,17 +230,6 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for file in sorted(path for pattern in _BESIDE for path in source.glob(pattern)):
         if file.is_file() and not (target / file.name).exists():
             shutil.copyfile(file, target / file.name)
-
-
-def context_length(model: Any, spec: ModelSpec) -> int:
-    """Tokens of context: the spec's, else the model's own; less what virtual tokens take of it."""
-    config = model.config.get_text_config()
-    own = next((int(size) for name in _CONTEXT if (size := getattr(config, name, None))), None)
-    if own is None:
-        return spec.max_length or 2048  # lm-eval's default for a model that does not say
-    prompt: Any = getattr(model, "active_peft_config", None)
-    virtual = prompt.num_virtual_tokens if getattr(prompt, "is_prompt_learning", False) else 0
-    return min(spec.max_length or own, own - virtual)
 
 
 def model_info(located: Located, spec: ModelSpec, notes: Sequence[str] = ()) -> ModelInfo:

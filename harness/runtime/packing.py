@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from harness.errors import UsageError
+from harness.runtime.context import context_length
 from harness.runtime.data import Cut, Row, collate
 from harness.runtime.kept import is_prompt_learning
 from harness.runtime.likelihood import REFUSALS
 from harness.runtime.losses import answer_losses
-from harness.runtime.models import context_length
 from harness.runtime.positions import base_model, chosen_positions, vocabulary_size
-from harness.spec import ModelSpec, RunSpec
+from harness.spec import RunSpec
 
 SKIPPING = ("flash_attention_2", "flex_attention")
 """Attention that takes no time for what a token does not see."""
@@ -45,7 +45,7 @@ def packed_cut(
     obstacle = _agreed(_obstacle(model, spec, device), device)
     if obstacle is None:
         # No row is longer than a text the model is made for: some have a mask of that size inside.
-        own = context_length(model, ModelSpec(name=spec.model.name))
+        own = context_length(model)
         return Cut(min(spec.train.micro_batch_tokens, own), packed=True)
     if asked == "on":
         raise UsageError(f"train.packing=on: {obstacle}.", "Leave it out, or --set train.packing=off.")
@@ -83,7 +83,7 @@ def _examples_are_apart(model: nn.Module, spec: RunSpec, device: torch.device) -
     remember, and kernels take different ways to the same mask.
     """
     vocabulary = vocabulary_size(model)
-    length = min(_LENGTH, context_length(model, spec.model))
+    length = min(_LENGTH, context_length(model, asked=spec.model.max_length))
     one, other = (
         Row(tuple(7 * i * i % vocabulary for i in range(start, start + length)), 1)
         for start in (1, 1 + length)

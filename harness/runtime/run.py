@@ -21,6 +21,7 @@ from harness.inputs import scoring_sentences, training_sentences
 from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.adapted import adapted
+from harness.runtime.context import context_length
 from harness.runtime.counting import count_parameters
 from harness.runtime.data import (
     Row,
@@ -40,7 +41,6 @@ from harness.runtime.meter import Meter, memory_now
 from harness.runtime.models import (
     Base,
     autocast,
-    context_length,
     copy_tokenizer,
     load_tokenizer,
     locate,
@@ -233,7 +233,7 @@ class Run:
         self, task: Task, splits: Splits, tokenizer: PreTrainedTokenizerBase, model: nn.Module
     ) -> tuple[list[Row], list[Row]]:
         train = self.spec.train
-        length = min(train.max_length, context_length(model, self.spec.model))
+        length = min(train.max_length, context_length(model, tokenizer, self.spec.model.max_length))
         scoring = self.spec.task.scoring
         # Validation is tokenised only where a validation loss was asked for.
         asked = train.evaluation_steps is not None or train.early_stopping_patience is not None
@@ -281,7 +281,7 @@ class Run:
         scorer = Scorer(
             model,
             tokenizer,
-            max_length=context_length(model, self.spec.model),
+            max_length=context_length(model, tokenizer, self.spec.model.max_length, self.events.notice),
             batch_tokens=self.spec.engine.evaluation_batch_tokens,
             autocast=functools.partial(autocast, self.device, dtype),
             on_progress=self._evaluation_progress(task, test),

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.runtime.generation import generated_text
 from harness.runtime.likelihood import Likelihood
 from harness.runtime.passes import Answer
-from harness.runtime.prompts import Pair, Prompts, UnscorableError
+from harness.runtime.prompts import Cut, Pair, Prompts, UnscorableError
 from harness.runtime.rotary import forgetting
 from harness.runtime.rows import clip
 
@@ -139,7 +139,11 @@ class Scorer(TemplateLM):  # type: ignore[misc]
     def _generated(self, prompt: str, settings: dict[str, Any]) -> str:
         ids = self.tok_encode(prompt)
         self.prompts.refuse_outside(ids)
-        return generated_text(self.model, self.prompts.encoder, ids, settings, self.max_length)
+
+        def cut(tokens: int) -> None:
+            self.prompts.cuts[prompt] = Cut(tokens)
+
+        return generated_text(self.model, self.prompts.encoder, ids, settings, self.max_length, cut)
 
 
 def _chunks(texts: Sequence[tuple[str, str]]) -> Iterator[list[int]]:

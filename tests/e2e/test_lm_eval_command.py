@@ -129,7 +129,13 @@ def test_an_adapter_is_scored(tasks: Path, tiny_model_dir: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"), [("dtype=int8", "dtype=bfloat16"), ("peft=nowhere", "adapter_config.json")]
+    ("argument", "told"),
+    [
+        ("dtype=int8", "dtype=bfloat16"),
+        ("peft=nowhere", "adapter_config.json"),
+        ("batch_tokenz=5", "unknown argument of medtune 'batch_tokenz'"),
+        ("attention=flash", "attention=flash"),
+    ],
 )
 def test_wrong_model_arguments_are_refused(
     argument: str, told: str, tasks: Path, tiny_model_dir: Path, monkeypatch: Any, capsys: Any
@@ -139,3 +145,14 @@ def test_wrong_model_arguments_are_refused(
     code = main(["lm-eval", "run", *words, "--tasks", "choices", "--include_path", str(tasks)])
     assert code == EXIT_USAGE
     assert told in capsys.readouterr().err
+
+
+def test_a_tokenizer_without_a_chat_template_is_told_in_one_line(
+    tasks: Path, tiny_model_dir: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    words = ["--model", "medtune", "--model_args", f"pretrained={tiny_model_dir}", "--apply_chat_template"]
+    code = main(["lm-eval", "run", *words, "--tasks", "choices", "--include_path", str(tasks)])
+    assert code == EXIT_USAGE
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "has no chat template" in line

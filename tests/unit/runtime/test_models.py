@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PrefixTuningConfig, get_peft_model
-from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
+from transformers import BitsAndBytesConfig
 
 from harness.errors import MissingDependencyError, UsageError
 from harness.runtime import gguf
@@ -21,7 +20,6 @@ from harness.runtime.cache import weights_sha256
 from harness.runtime.models import (
     Base,
     Located,
-    context_length,
     load_tokenizer,
     locate,
     model_info,
@@ -220,28 +218,6 @@ def test_a_hub_blob_is_its_own_hash(tmp_path: Path) -> None:
     first = weights_sha256(snapshot)
     (tmp_path / name).write_bytes(b"still not read")
     assert weights_sha256(snapshot) == first
-
-
-def test_the_context_is_the_models_own_unless_said() -> None:
-    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=40)
-    model = GPT2LMHeadModel(config)
-    assert context_length(model, ModelSpec()) == 40
-    assert context_length(model, ModelSpec(max_length=24)) == 24
-
-
-def test_virtual_tokens_take_a_part_of_the_context() -> None:
-    """GPT-2 has no position to give to the last tokens of a prompt behind a prefix."""
-    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=40)
-    model = get_peft_model(
-        GPT2LMHeadModel(config), PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)
-    )
-    length = context_length(model, ModelSpec())
-    assert length == 34
-    assert context_length(model, ModelSpec(max_length=24)) == 24
-    with torch.no_grad():
-        model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=False)
-        with pytest.raises(IndexError):
-            model(input_ids=torch.zeros(1, length + 1, dtype=torch.long), use_cache=False)
 
 
 def test_the_sample_model_is_found_without_the_hub(cache: Path) -> None:
