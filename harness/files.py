@@ -54,6 +54,7 @@ def write_text_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent, contents=False)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -66,6 +67,24 @@ def write_json_atomic(path: Path, value: Any) -> None:
         write_text_atomic(path, value.model_dump_json(indent=1) + "\n")
     else:
         write_text_atomic(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path, *, contents: bool = True) -> None:
+    """Have the system write a folder's entries to the disk, and with `contents` all that is below it: what
+    is only in memory is gone, or reads as zeros, after a power cut. Raises `StoreError`.
+    """
+    inner = [path for path in folder.rglob("*") if path.is_file() or path.is_dir()] if contents else []
+    for path in [*inner, folder]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # this file system does not do that for folders
+                continue
+            raise store_error(error, path, "write") from error
 
 
 def make_folder(path: Path) -> None:

@@ -22,6 +22,7 @@ from harness.boundary import is_there, read_json, reading
 from harness.errors import StoreError
 from harness.escape import plain
 from harness.files import make_folder, sha256_of, store_error, write_json_atomic
+from harness.leftovers import last_checkpoint
 from harness.lock import locked
 from harness.record import SCHEMA_VERSION, RunRecord
 from harness.spec import Frozen, RunSpec
@@ -35,7 +36,6 @@ State = Literal["absent", "unfinished", "ok", "failed", "interrupted"]
 StoredT = TypeVar("StoredT", bound=Frozen)
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class Store:
@@ -188,15 +188,6 @@ def _check_files(folder: Path) -> None:
         path = folder / name
         if is_there(path) and not path.is_file():
             raise StoreError(f"{path} is no file, or cannot be read", f"Remove {path}.")
-
-
-def last_checkpoint(folder: Path) -> int | None:
-    """The step of a run's newest checkpoint that was written to its end."""
-    matches = (
-        (path, _CHECKPOINT.fullmatch(path.name)) for path in (folder / "checkpoints").glob("checkpoint-*")
-    )
-    steps = [int(match[1]) for path, match in matches if match and (path / "complete").exists()]
-    return max(steps, default=None)
 
 
 def differences(stored: RunSpec, asked: RunSpec) -> dict[str, tuple[Any, Any]]:

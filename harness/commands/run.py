@@ -16,6 +16,7 @@ from harness.launch.board import make_board
 from harness.launch.devices import Place, places
 from harness.launch.grid import After, Outcomes, run_all
 from harness.launch.local import LaunchOptions
+from harness.leftovers import tidy
 from harness.record import RunRecord
 from harness.registry import load_registry
 from harness.report.text import print_runs, print_table
@@ -53,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _print_dry_run(_items(specs, tuner, store, args), study.name, _side_by_side(where), args)
         return EXIT_OK
+    for run_id in done:  # killed between its record and the deleting
+        if left := tidy(store.folder(run_id)):
+            say(f"note: {left}")
     missing = [spec for spec in finals if spec.run_id not in done]
     check_packages([*tuner.missing, *missing], registry)
     check_data([*tuner.missing, *missing], registry)

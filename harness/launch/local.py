@@ -15,14 +15,14 @@ from harness.files import store_error, write_json_atomic
 from harness.launch.outcome import failure_of, log_tail, oom_kills, record_of, timeout_failure
 from harness.launch.process import Child, Ending, Event, Follower, OnEvent, StopRequests, start, watch
 from harness.launch.warm import WarmProcess
+from harness.leftovers import PREVIOUS, delete_checkpoints, last_checkpoint, tidy
 from harness.lock import write_holders
 from harness.record import RunRecord
 from harness.search_path import child_variables
 from harness.spec import RunSpec
-from harness.store import Store, last_checkpoint
+from harness.store import Store
 
 RECORD = "record.json"
-PREVIOUS = "record.previous.json"
 # The folder of replaced results goes when it is empty: not while another run is about to move into it.
 _REPLACING = threading.Lock()
 
@@ -82,6 +82,9 @@ def run_local(
                 return store.record(run_id)
             folder = _take_up(spec, store, options, on_event)
             record, ending = _execute(spec, store, folder, lock, options, on_event, requests)
+            # Its process does so too, unless it was killed once it had written the record.
+            if record.status == "ok" and (left := tidy(folder)):
+                on_event(_notice(left))
     except HarnessError:
         if aside is not None:
             store.put_back(run_id, aside)
@@ -111,7 +114,7 @@ def _take_up(spec: RunSpec, store: Store, options: LaunchOptions, on_event: OnEv
         _move(folder / RECORD, folder / PREVIOUS)
     step = last_checkpoint(folder)
     if not options.resume:
-        _remove(folder / "checkpoints")
+        delete_checkpoints(folder)
         on_event(_notice(f"{found}: starting anew"))
     elif step is None:
         on_event(_notice(f"{found} (no checkpoint): starting anew"))

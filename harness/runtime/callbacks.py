@@ -14,10 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from harness.contracts import Strategy
 from harness.errors import NonFiniteLossError
+from harness.leftovers import CHECKPOINTS
 from harness.runtime import checkpoints
-from harness.runtime.device import process_age_seconds
+from harness.runtime.device import process_age_seconds, world_size
 from harness.runtime.events import Events
-from harness.runtime.meter import memory_now
+from harness.runtime.meter import Meter, memory_now
 
 if TYPE_CHECKING:
     from harness.runtime.arguments import Plan
@@ -83,36 +84,60 @@ class Throughput:
         self.resumed += 1
 
 
+class TrainingFinishedError(Exception):
+    """Raised once a checkpoint is loaded that was written after training's last step: there is none left."""
+
+
 class RunCallback(TrainerCallback):  # type: ignore[misc]
     """Follows one training run; only the first process writes."""
 
     def __init__(
-        self, plan: Plan, strategy: Strategy, folder: Path, events: Events, writes: bool, device: torch.device
+        self, plan: Plan, strategy: Strategy, folder: Path, events: Events, writes: bool, meter: Meter
     ) -> None:
         self.plan = plan
         self.throughput = Throughput()
+        self.resumed_from: checkpoints.Found | None = None
         self._strategy = strategy
         self._steps_file = folder / "steps.jsonl"
         self._events = events
         self._writes = writes
-        self._device = device
+        self._meter = meter
+        self._device = meter.device
         self._figures: StepFigures | None = None
         self._learning_rate: float | None = None
         self._grad_norm: float | None = None
         self._step_started = time.perf_counter()
 
-    def resume(self, checkpoint: Path | None) -> None:
-        """Take over what earlier tries measured; drop steps after the checkpoint from the log."""
-        kept: list[str] = []
-        if checkpoint is not None:
-            self.throughput.restore(checkpoints.measured(checkpoint))
-            kept = _steps_until(self._steps_file, self.throughput.steps)
+    def resume(self) -> None:
+        """Find the checkpoint to go on from, if there is one: take over what earlier tries measured, and
+        the log of steps as it was then. A damaged checkpoint is passed over, and that is said.
+        """
+        folder = self._steps_file.parent / CHECKPOINTS
+        found, passed_over = checkpoints.usable(folder)
+        kept = b""
+        if found is not None:
+            checkpoints.refuse_other_processes(found, world_size())
+            self.throughput.restore(found.progress.measured)
+            self._meter.earlier_peaks = found.progress.peaks
+            kept = checkpoints.stored_steps(found)
+        for text in passed_over:
+            self.notice(f"{text}: {_going_on(found)}")
         if self._writes:
-            self._steps_file.write_text("".join(kept), encoding="utf-8")
+            self._steps_file.write_bytes(kept)
+            checkpoints.keep_only(found, folder)
+        self.resumed_from = found
 
     def notice(self, text: str) -> None:
         """Something a user should know of this training, among the run's events."""
         self._events.notice(text)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.best_global_step:  # the stored path is of where the run's folder lay then
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
+        if self.resumed_from is not None and self.resumed_from.progress.finished:
+            raise TrainingFinishedError
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self._step_started = time.perf_counter()
@@ -190,24 +215,23 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # every process writes a part of the checkpoint
+        peaks = self._meter.peaks_so_far()
         if self._writes:
-            best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
+            progress = checkpoints.Progress(
+                measured=self.throughput.state(),
+                peaks=peaks,
+                finished=control.should_training_stop,
+                best=f"checkpoint-{state.best_global_step}" if state.best_global_step else None,
+                processes=world_size(),
+            )
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            checkpoints.complete(checkpoint, self.throughput.state(), keep={best})
+            checkpoints.complete(checkpoint, progress, self._steps_file)
+
+
+def _going_on(found: checkpoints.Found | None) -> str:
+    return f"going on from {found.path.name}" if found else "training starts anew"
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
-
-
-def _steps_until(path: Path, step: int) -> list[str]:
-    """The lines of steps.jsonl up to `step`; a half-written last line is dropped."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    return kept

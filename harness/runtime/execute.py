@@ -24,6 +24,7 @@ from harness.errors import (
     NonFiniteLossError,
     UsageError,
 )
+from harness.leftovers import tidy
 from harness.record import Failure, RunRecord
 from harness.runtime.device import end_with_launcher, environment, process_age_seconds, rank, run_device
 from harness.runtime.events import Events
@@ -34,12 +35,13 @@ from harness.store import write_json_atomic
 
 _FAILURES = "failure-*.json"
 """One a process but the first, which writes the record."""
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(folder: Path) -> int:
     """Execute the run whose spec.json lies in `folder`; returns the exit code."""
     end_with_launcher()
-    signal.signal(signal.SIGTERM, _interrupt)
+    _listen()
     logging.getLogger("transformers").setLevel(logging.WARNING)
     spec = RunSpec.model_validate_json((folder / "spec.json").read_text(encoding="utf-8"))
     first = rank() == 0
@@ -61,9 +63,12 @@ def main(folder: Path) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary: whatever it is becomes a failed row
         failure = _failure(error, meter.current)
         traceback.print_exc()
+    _stop_listening()
     if first:
         failure = failure and _cause(folder, failure)
         _write(folder, _record(run, failure))
+        if failure is None and (left := tidy(folder)):
+            events.notice(left)
     elif failure is not None and failure.kind != "interrupted":
         write_json_atomic(folder / _FAILURES.replace("*", str(rank())), failure)
     if failure is None:
@@ -85,8 +90,22 @@ def _interrupt(signum: int, frame: Any) -> None:
     """Once: a second signal would keep the record from being written. The death of a launcher with
     several threads is told twice.
     """
-    signal.signal(signum, signal.SIG_IGN)
+    _stop_listening()
     raise KeyboardInterrupt
+
+
+def _listen() -> None:
+    for number in _STOPS:
+        if (
+            signal.getsignal(number) is not signal.SIG_IGN
+        ):  # as in the background of a shell, where it stays so
+            signal.signal(number, _interrupt)
+
+
+def _stop_listening() -> None:
+    """All is done but to write down what came of it, which takes no time."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _failure(error: Exception, phase: str) -> Failure:

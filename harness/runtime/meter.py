@@ -20,6 +20,7 @@ import torch
 
 from harness.record import Phase
 
+Peaks = dict[str, int | None]
 PhaseName = Literal["load", "adapt", "train", "evaluate", "save"]
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -94,14 +95,18 @@ class _DevicePeak:
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            free, total = torch.cuda.mem_get_info(self._device)
-            self.peak = max(self.peak, total - free)
+            self.look()
             self._stop.wait(_DEVICE_POLL_SECONDS)
 
-    def stop(self) -> int:
+    def look(self) -> int:
+        """The highest seen, now included."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        self.peak = max(self.peak, total - free)
+        return self.peak
+
+    def stop(self) -> None:
         self._stop.set()
         self._thread.join()
-        return self.peak
 
 
 class Energy:
@@ -147,6 +152,9 @@ class Meter:
         self._started = self._first_started
         self._import_seconds: float | None = None
         self._can_reset = _reset_host_peak()
+        self._watch: _DevicePeak | None = None
+        self.earlier_peaks: Peaks = {}
+        """of the tries before this one, up to the checkpoint that it went on from"""
 
     def imported(self) -> None:
         """Called once, in the phase `load`: the libraries are there, the rest of the phase is work."""
@@ -156,7 +164,7 @@ class Meter:
     def phase(self, name: PhaseName) -> Iterator[None]:
         """Measures the body as phase `name`, also when it raises."""
         self.current = name
-        watch = self._start_peaks()
+        self._watch = self._start_peaks()
         started = self._first_started if self._first_started is not None else time.perf_counter()
         self._first_started = None
         try:
@@ -166,9 +174,10 @@ class Meter:
                 torch.cuda.synchronize(self.device)
             seconds = time.perf_counter() - started
             imports = self._import_seconds if name == "load" else None
-            self.phases.append(
-                Phase(name=name, seconds=seconds, import_seconds=imports, **self._peaks(watch))
-            )
+            peaks = self._peaks()
+            if self._watch is not None:
+                self._watch.stop()
+            self.phases.append(Phase(name=name, seconds=seconds, import_seconds=imports, **peaks))
 
     def _start_peaks(self) -> _DevicePeak | None:
         if self._can_reset:
@@ -179,27 +188,28 @@ class Meter:
         torch.cuda.reset_peak_memory_stats(self.device)
         return _DevicePeak(self.device)
 
-    def _peaks(self, watch: _DevicePeak | None) -> dict[str, Any]:
-        peaks: dict[str, Any] = {"host_memory_peak_bytes": host_peak_bytes() if self._can_reset else None}
-        if watch is not None:
+    def _peaks(self) -> Peaks:
+        """Of the phase that is going on, so far."""
+        peaks: Peaks = {"host_memory_peak_bytes": host_peak_bytes() if self._can_reset else None}
+        if self._watch is not None:
             peaks |= {
                 "gpu_memory_allocated_peak_bytes": torch.cuda.max_memory_allocated(self.device),
                 "gpu_memory_reserved_peak_bytes": torch.cuda.max_memory_reserved(self.device),
-                "gpu_memory_device_peak_bytes": watch.stop(),
+                "gpu_memory_device_peak_bytes": self._watch.look(),
             }
         return peaks
 
     def combine_processes(self, name: PhaseName) -> None:
-        """Put all processes' peaks into phase `name`: the highest GPU's, the sum of host memory."""
-        if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
-            return
+        """Put all processes' peaks into phase `name`."""
         index = max(i for i, phase in enumerate(self.phases) if phase.name == name)
-        every: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(every, self.phases[index].model_dump())
-        combined = {key: _max([own[key] for own in every]) for key in _PEAKS[:3]}
-        hosts = [own["host_memory_peak_bytes"] for own in every]
-        combined["host_memory_peak_bytes"] = None if None in hosts else sum(hosts)
-        self.phases[index] = self.phases[index].model_copy(update=combined)
+        own = {key: getattr(self.phases[index], key) for key in _PEAKS}
+        self.phases[index] = self.phases[index].model_copy(update=_of_all_processes(own))
+
+    def peaks_so_far(self) -> Peaks:
+        """Of the phase that is going on and the tries before this one, over all processes, each of which
+        must call this.
+        """
+        return _highest([_of_all_processes(self._peaks()), self.earlier_peaks])
 
     def seconds(self, name: str) -> float | None:
         """Seconds of all phases called `name`, None when there was none."""
@@ -209,9 +219,24 @@ class Meter:
     def total_seconds(self) -> float:
         return time.perf_counter() - self._started
 
-    def peaks(self) -> dict[str, int | None]:
+    def peaks(self) -> Peaks:
         """The run's peaks: the highest of its phases'."""
-        peaks = {name: _max([getattr(phase, name) for phase in self.phases]) for name in _PEAKS}
+        phases: list[Peaks] = [{name: getattr(phase, name) for name in _PEAKS} for phase in self.phases]
+        peaks = _highest([*phases, self.earlier_peaks])
         if peaks["host_memory_peak_bytes"] is None:
             peaks["host_memory_peak_bytes"] = _whole_run_host_peak()
         return peaks
+
+
+def _highest(all_peaks: list[Peaks]) -> Peaks:
+    return {name: _max([peaks.get(name) for peaks in all_peaks]) for name in _PEAKS}
+
+
+def _of_all_processes(own: Peaks) -> Peaks:
+    """The highest GPU's, and the sum of host memory."""
+    if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        return own
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, own)
+    hosts = [peaks["host_memory_peak_bytes"] for peaks in every]
+    return {**_highest(every), "host_memory_peak_bytes": None if None in hosts else sum(hosts)}

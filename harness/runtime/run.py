@@ -17,7 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example, Splits, Strategy, Task
 from harness.errors import UsageError
+from harness.files import sync_folder
 from harness.inputs import scoring_sentences, training_sentences
+from harness.leftovers import CHECKPOINTS
 from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.adapted import adapted
@@ -103,7 +105,7 @@ class Run:
                 self._save(model, strategy, base)
         with self._phase("evaluate"):
             self._evaluate(model, task, tokenizer, splits)
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        sync_folder(self.folder)  # on the disk before a record speaks of it
 
     def _phase(self, name: Any) -> Any:
         self.events.phase(name)
@@ -206,17 +208,16 @@ class Run:
     ) -> nn.Module:
         from harness.runtime.arguments import Plan
         from harness.runtime.callbacks import RunCallback
-        from harness.runtime.checkpoints import last_checkpoint
         from harness.runtime.train import train_model
 
-        checkpoints = self.folder / "checkpoints"
+        checkpoints = self.folder / CHECKPOINTS
         with self._phase("train"):
             rows = self._rows(task, splits, tokenizer, model)
             plan = Plan.of(self.spec, len(rows[0]), len(rows[1]))
             callback = RunCallback(
-                plan, strategy, self.folder, self.events, writes=rank() == 0, device=self.device
+                plan, strategy, self.folder, self.events, writes=rank() == 0, meter=self.meter
             )
-            callback.resume(last_checkpoint(checkpoints))
+            callback.resume()
             try:
                 model = train_model(model, strategy, self.spec, rows, tokenizer, checkpoints, callback)
             finally:

@@ -15,8 +15,8 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from harness.contracts import Strategy
 from harness.runtime.arguments import training_arguments
 from harness.runtime.attention import float32_short_attention
-from harness.runtime.callbacks import RunCallback, StepFigures
-from harness.runtime.checkpoints import last_checkpoint, load_trained, save_trained
+from harness.runtime.callbacks import RunCallback, StepFigures, TrainingFinishedError
+from harness.runtime.checkpoints import load_trained, make_room, save_trained
 from harness.runtime.data import (
     IGNORED,
     Batch,
@@ -53,7 +53,8 @@ def train_model(
 ) -> nn.Module:
     """Train `model` on rows[0], with validation losses on rows[1]; returns the (unwrapped) model.
 
-    Goes on from the last complete checkpoint in `folder`. Raises NonFiniteLossError at the first
+    Goes on from the checkpoint that `callback.resume` found in `folder`; where that was written after the
+    last step, no step is made. Raises NonFiniteLossError at the first
     step whose loss is not a number, UsageError for attention or packing that cannot be trained with.
     """
     train_rows, validation_rows = rows
@@ -75,7 +76,7 @@ def train_model(
     )
     if spec.train.early_stopping_patience is not None and plan.evaluation_steps is not None:
         trainer.add_callback(EarlyStoppingCallback(spec.train.early_stopping_patience))
-    checkpoint = last_checkpoint(folder)
+    found = callback.resumed_from
     with (
         differentiable(model),
         float32_short_attention(arguments.device),
@@ -84,7 +85,10 @@ def train_model(
         chosen_positions(trainer.model) as positions,
     ):
         trainer.positions = positions
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(found.path) if found else None)
+        except TrainingFinishedError:  # the library would make one more step
+            trainer.restore_best()
     return trainer.trained_model()
 
 
@@ -159,7 +163,12 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights of a checkpoint: what is trained. DeepSpeed writes them with its own state."""
+        """The weights of a checkpoint: what is trained. DeepSpeed writes them with its own state.
+
+        It is the first that is written of a checkpoint.
+        """
+        if self.args.should_save:
+            make_room(Path(self.args.output_dir))
         if not self.is_deepspeed_enabled and self.args.should_save:
             save_trained(self.model, Path(output_dir or self.args.output_dir))
             self._loss_scale.save(Path(output_dir or self.args.output_dir))
@@ -181,6 +190,11 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         else:
             load_trained(self.model, Path(self.state.best_model_checkpoint))
         restore_state(self._strategy, self.model, Path(self.state.best_model_checkpoint))
+
+    def restore_best(self) -> None:
+        """With early stopping: put back the weights of the lowest validation loss."""
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # counted by harness.runtime.flops instead, on what is really trained

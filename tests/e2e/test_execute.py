@@ -33,6 +33,8 @@ from harness.record import RunRecord
 from harness.registry import load_registry
 from harness.runtime import execute
 from harness.runtime.callbacks import RunCallback
+from harness.runtime.meter import Meter
+from harness.runtime.run import Run
 from harness.spec import RunSpec
 
 ROOT = Path(__file__).parents[2]
@@ -85,12 +87,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_process() -> Iterator[None]:
     """A run changes its process: the handler of a signal, and variables for DeepSpeed."""
-    handler, environment = signal.getsignal(signal.SIGTERM), dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    environment = dict(os.environ)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     for name in set(os.environ) - set(environment):
         del os.environ[name]
 
@@ -434,12 +438,87 @@ def test_sigterm_leaves_an_interrupted_row_to_go_on_from(make: Make) -> None:
     assert found.status == "interrupted"
     assert found.failure is not None
     assert (found.failure.kind, found.failure.phase) == ("interrupted", "train")
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["checkpoint-4"]
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
     again = run(folder)
     assert again.status == "ok"
     assert again.resumed == 1
-    run(whole)
-    assert losses(folder) == pytest.approx(losses(whole), abs=1e-6)
+    assert_same(folder, whole, again, run(whole))
+
+
+class Killed(BaseException):
+    """What ends a process that nothing in it can catch."""
+
+
+def kill_in(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
+    def killed(*_: Any, **__: Any) -> Any:
+        raise Killed
+
+    monkeypatch.setattr(where, name, killed)
+
+
+PHASES: dict[str, tuple[Any, str]] = {
+    "save": (Run, "_save"),
+    "evaluate": (Run, "_evaluate"),
+    "before the record": (execute, "_write"),
+    "after the record": (execute, "tidy"),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("early", [False, True], ids=["plain", "early stopping"])
+def test_a_run_killed_after_training_does_not_train_on(
+    phase: str, early: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is there until its record is; then it goes."""
+    settings = {"schedule": "constant", "max_steps": 7}  # an epoch is 5
+    settings |= {"early_stopping_patience": 1, "evaluation_steps": 2} if early else {}
+    folder, whole = make(train=settings), make(train=settings)
+    expected = run(whole)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            kill_in(patch, *PHASES[phase])
+            with pytest.raises(Killed):
+                execute.main(folder)
+        assert (folder / "record.json").exists() == (phase == "after the record")
+        assert list((folder / "checkpoints").glob("checkpoint-*/complete"))
+    again = run(folder)
+    assert_same(folder, whole, again, expected)
+    assert not (folder / "checkpoints").exists()
+    assert again.resumed == 1
+    steps = [line["seconds"] for line in lines(folder, "steps") if "loss" in line]
+    assert again.cost.train_seconds == pytest.approx(sum(steps))
+
+
+def test_memory_that_training_took_is_in_the_record_of_a_try_that_made_no_step(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(Meter, "peaks_so_far", lambda self: {"host_memory_peak_bytes": 10**15})
+        kill_in(patch, Run, "_evaluate")
+        with pytest.raises(Killed):
+            execute.main(folder)
+    assert run(folder).cost.host_memory_peak_bytes == 10**15
+
+
+def assert_same(folder: Path, whole: Path, found: RunRecord, expected: RunRecord) -> None:
+    """To the bit: what was trained, answered and written; and what it cost, but for seconds."""
+
+    def untimed(folder: Path) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in line.items() if key != "seconds"} for line in lines(folder, "steps")
+        ]
+
+    assert untimed(folder) == untimed(whole)
+    assert predictions(folder) == predictions(whole)
+    assert found.scores == expected.scores
+    files = sorted(path.name for path in (whole / "adapter").iterdir())
+    assert sorted(path.name for path in (folder / "adapter").iterdir()) == files
+    assert [(folder / "adapter" / name).read_bytes() for name in files] == [
+        (whole / "adapter" / name).read_bytes() for name in files
+    ]
+    for key in ("train_steps", "train_tokens", "train_flops", "trainable_parameters", "adapter_bytes"):
+        assert getattr(found.cost, key) == getattr(expected.cost, key), key
 
 
 # ---- going on after a kill
@@ -488,15 +567,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
 
     assert resumed.resumed == 1
     assert uninterrupted.resumed == 0
-    assert [line["step"] for line in lines(folder, "steps")] == [
-        line["step"] for line in lines(whole, "steps")
-    ]
-    assert losses(folder) == pytest.approx(losses(whole), abs=1e-6)
-    for own, other in zip(predictions(folder), predictions(whole), strict=True):
-        assert own["predicted"] == other["predicted"]
-        assert own["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)
-    for key in ("train_steps", "train_tokens", "train_flops"):
-        assert getattr(resumed.cost, key) == getattr(uninterrupted.cost, key)
+    assert_same(folder, whole, resumed, uninterrupted)
     assert not (folder / "checkpoints").exists()
 
 

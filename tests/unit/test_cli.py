@@ -189,6 +189,21 @@ def test_one_run_then_answered_from_the_store(cli):
     assert code == 1
 
 
+def test_what_a_finished_run_left_behind_goes_when_it_is_asked_for_again(cli, tmp_path):
+    """Its launcher and its process may both have been killed right after the record was written."""
+    cli(*STUB)
+    (folder,) = (tmp_path / "runs").iterdir()
+    checkpoint = folder / "checkpoints" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "complete").touch()
+    (folder / "record.previous.json").write_text("{}")
+    assert cli(*STUB, "--dry-run")[0] == 0
+    assert checkpoint.exists()
+    assert cli(*STUB)[0] == 0
+    assert not (folder / "checkpoints").exists()
+    assert not (folder / "record.previous.json").exists()
+
+
 def test_json_is_a_record_or_a_list(cli):
     code, out, err = cli(*STUB, "--json", "--set", "model.dtype=float32")  # which leaves nothing to be told
     assert code == 0

@@ -204,7 +204,7 @@ def unfinished(store, one):
 
 
 def test_resume_says_from_where(launch, unfinished):
-    _, folder, events = launch("ok")
+    _, folder, events = launch("failed")
     (notice,) = notices(events)
     assert "found an unfinished run of stub-task" in notice
     assert "(last checkpoint at step 40): going on from there" in notice
@@ -213,7 +213,7 @@ def test_resume_says_from_where(launch, unfinished):
 
 
 def test_no_resume_deletes_checkpoints(launch, unfinished):
-    _, folder, events = launch("ok", resume=False)
+    _, folder, events = launch("failed", resume=False)
     assert "starting anew" in notices(events)[0]
     assert not (folder / "checkpoints").exists()
 
@@ -226,6 +226,23 @@ def test_a_failed_record_does_not_outlive_a_killed_try(launch, store):
     assert record.failure.kind == "crash", "the record of the first try was taken for the second's"
     assert RunRecord.model_validate_json((folder / "record.previous.json").read_text()) == failed
     assert launch("ok")[0].status == "ok"
+    assert not (folder / "record.previous.json").exists()
+
+
+def test_what_a_run_was_killed_before_deleting_is_deleted(launch, unfinished):
+    """Its record is written first: killed right after, it can delete nothing itself."""
+    _, folder, _ = launch("ok")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "events.jsonl", "lock", "log.txt", "record.json", "spec.json",
+    ]  # fmt: skip
+
+
+def test_a_stray_folder_among_the_checkpoints(launch, unfinished):
+    stray = unfinished / "checkpoints" / "checkpoint-x"
+    stray.mkdir()
+    (stray / "complete").touch()
+    _, _, events = launch("failed")
+    assert "(last checkpoint at step 40)" in notices(events)[0]
 
 
 def test_a_run_that_another_process_just_finished_is_not_run_again(launch, store):

@@ -16,9 +16,9 @@ from harness.contracts import DataSource, Example, Metric, Scoring, Splits, Stra
 from harness.runtime import quantised, token_cache
 from harness.runtime.arguments import Plan
 from harness.runtime.callbacks import RunCallback, Throughput
-from harness.runtime.checkpoints import last_checkpoint
 from harness.runtime.data import Row, encode
 from harness.runtime.events import Events
+from harness.runtime.meter import Meter
 from harness.runtime.train import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 
@@ -208,9 +208,9 @@ def run_training(
             folder,
             Events(folder / "events.jsonl"),
             writes=True,
-            device=torch.device("cpu"),
+            meter=Meter(torch.device("cpu")),
         )
-        callback.resume(last_checkpoint(folder / "checkpoints"))
+        callback.resume()
         model = adapted(strategy, dtype, seed, base, attention)
         model = train_model(model, strategy, spec, both, tokenizer, folder / "checkpoints", callback)
         lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]

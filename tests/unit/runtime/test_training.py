@@ -20,7 +20,6 @@ from harness.contracts import Strategy
 from harness.errors import NonFiniteLossError
 from harness.runtime.arguments import Plan
 from harness.runtime.callbacks import StepFigures, Throughput
-from harness.runtime.checkpoints import COMPLETE, complete, last_checkpoint, load_trained, save_trained
 from harness.runtime.counting import count_parameters
 from harness.runtime.data import IGNORED, Row, shuffled
 from harness.runtime.flops import train_flops
@@ -230,7 +229,8 @@ def test_early_stopping_stops_and_gives_the_best(run_training: Train, rows: list
     own = {n: w for n, w in found.model.named_parameters() if w.requires_grad}
     assert all(torch.equal(own[name], weight) for name, weight in BEST.items())
     kept = {path.name for path in (found.folder / "checkpoints").iterdir()}
-    assert kept == {"checkpoint-4", "checkpoint-8"}  # the best, and the one to go on from
+    # The best, the one to go on from, and the one before it.
+    assert kept == {"checkpoint-4", "checkpoint-6", "checkpoint-8"}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=IDS)
@@ -411,77 +411,3 @@ def test_the_plan(
 ) -> None:
     plan = Plan.of(make_spec(**{"max_steps": None, **train}), train_n=22, validation_n=5)
     assert plan == Plan(steps, 3, checkpoint, evaluation)
-
-
-def touch(folder: Path, step: int, *, whole: bool) -> Path:
-    checkpoint = folder / f"checkpoint-{step}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "weights").write_text("x")
-    if whole:
-        (checkpoint / COMPLETE).touch()
-    return checkpoint
-
-
-def test_the_last_whole_checkpoint_is_found(tmp_path: Path) -> None:
-    assert last_checkpoint(tmp_path / "none") is None
-    touch(tmp_path, 100, whole=False)
-    assert last_checkpoint(tmp_path) is None
-    touch(tmp_path, 9, whole=True)
-    expected = touch(tmp_path, 10, whole=True)  # 10 comes after 9, though not by name
-    assert last_checkpoint(tmp_path) == expected
-
-
-def test_old_checkpoints_go_when_the_new_one_is_whole(tmp_path: Path) -> None:
-    for step in (2, 4, 6):
-        touch(tmp_path, step, whole=True)
-    new = touch(tmp_path, 8, whole=False)
-    complete(new, {"steps": 8}, keep={"checkpoint-4"})
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-8"}
-    assert last_checkpoint(tmp_path) == new
-
-
-def test_a_checkpoint_killed_while_deleted_is_not_taken_for_a_whole_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old, new = touch(tmp_path, 2, whole=True), touch(tmp_path, 4, whole=False)
-
-    def killed(path: Path, **_: Any) -> None:
-        assert last_checkpoint(tmp_path) == new
-        assert not (old / COMPLETE).exists()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("shutil.rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        complete(new, {}, keep=())
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        *STRATEGIES,
-        Prefix(num_virtual_tokens=4, projection=True),
-        adalora(),
-        Peft(config={"peft_type": "VERA", "r": 4}),
-    ],
-    ids=[*IDS, "prefix-projection", "adalora", "vera"],
-)
-def test_trained_weights_come_back_as_they_were(
-    strategy: Strategy, run_training: Train, tmp_path: Path
-) -> None:
-    def trained(model: Any) -> dict[str, torch.Tensor]:
-        return {n: w for n, w in model.named_parameters() if w.requires_grad}
-
-    model = run_training.adapted(strategy, "float32", 0)  # type: ignore[attr-defined]
-    for weight in trained(model).values():
-        weight.data.normal_()
-    save_trained(model, tmp_path)
-    other = run_training.adapted(strategy, "float32", 0)  # type: ignore[attr-defined]
-    assert any(not torch.equal(trained(other)[n], w) for n, w in trained(model).items())
-    load_trained(other, tmp_path)
-    assert all(torch.equal(trained(other)[n], w) for n, w in trained(model).items())
-
-
-def test_weights_of_another_model_are_refused(run_training: Train, tmp_path: Path) -> None:
-    save_trained(run_training.adapted(Lora(r=4), "float32", 0), tmp_path)  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="another model"):
-        load_trained(run_training.adapted(Full(), "float32", 0), tmp_path)  # type: ignore[attr-defined]
