@@ -28,7 +28,7 @@ from harness.runtime.callbacks import RunCallback
 from harness.runtime.data import Row, encode_all, shuffled
 from harness.runtime.deepspeed import ensure_process_group_environment
 from harness.runtime.events import Events
-from harness.runtime.meter import host_memory_bytes, host_peak_bytes
+from harness.runtime.meter import Meter, host_memory_bytes, host_peak_bytes
 from harness.runtime.models import Base, Located, load_tokenizer, locate, torch_dtype
 from harness.runtime.train import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
@@ -143,8 +143,8 @@ def ours(setup: Setup, strategy: Strategy, rows: list[Row], located: Located, to
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan = Plan.of(spec, len(rows), 0)
-        callback = TimedRun(clock, plan, strategy, folder, Events(None), True, torch.device(device))
-        callback.resume(None)
+        callback = TimedRun(clock, plan, strategy, folder, Events(None), True, Meter(torch.device(device)))
+        callback.resume()
         train_model(model, strategy, spec, (rows, []), tokenizer, folder / "checkpoints", callback)
         lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     yield clock.seconds(), [line["loss"] for line in lines]

@@ -95,6 +95,7 @@ def make_parser() -> Parser:
     )
     execute = commands.add_parser(EXEC, add_help=False)  # the run's own process; no help: not for users
     execute.add_argument("folder", type=Path)
+    execute.add_argument("--processes", type=positive_int, default=1)
     warm = commands.add_parser(WARM, add_help=False)  # what warm runs are forked from; not for users
     warm.add_argument("descriptor", type=int)
     return parser
@@ -312,9 +313,9 @@ def _dispatch(args: argparse.Namespace) -> int:
 
         return lm_eval(args.words)
     if args.command == WARM:
-        from harness.runtime.warm import main as serve
+        from harness.commands.execute import serve_warm
 
-        return serve(args.descriptor)
-    from harness.runtime.execute import main as execute
+        return serve_warm(args.descriptor)
+    from harness.commands.execute import execute
 
-    return execute(args.folder)
+    return execute(args.folder, args.processes)

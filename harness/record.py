@@ -150,6 +150,9 @@ class RunRecord(Frozen):
     inputs: Inputs | None = Field(None, description="of a run that ended well; None in older records")
     failure: Failure | None = None
     resumed: int = Field(0, ge=0, description="times training went on from a checkpoint")
+    passed_over: tuple[str, ...] = Field(
+        (), description="checkpoints that were found damaged, each with what training went on from"
+    )
 
     @model_validator(mode="after")
     def _status_fits(self) -> RunRecord:

@@ -201,5 +201,6 @@ def _print_origins(console: Console, record: RunRecord) -> None:
         ]
     if record.resumed:
         rows.append(["resumed", f"{record.resumed} times from a checkpoint"])
+    rows += [["passed over", text] for text in record.passed_over]
     if rows:
         print_table(console, ["", "value"], rows, title="Made with", fold=(1,))

@@ -42,7 +42,7 @@ class LaunchOptions:
 
     def child_environment(self) -> dict[str, str]:
         """What is added to the environment of a run."""
-        added = {**self.environment, "HARNESS_PARENT_PID": str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        added = {**self.environment, "PYTHONUNBUFFERED": "1"}
         added |= child_variables()
         # glibc's own way to ask for huge pages: activations come and go by the gigabyte, and without them
         # a twentieth of a run on a CPU is spent on page faults. Only read when a process starts.
@@ -51,12 +51,9 @@ class LaunchOptions:
 
 
 def exec_command(folder: Path, processes: int) -> list[str]:
-    """The command that executes the run of a folder; torchrun starts it where there are several processes."""
-    run = ["-m", "harness", "exec", str(folder)]
-    if processes == 1:
-        return [sys.executable, *run]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *torchrun, *run]
+    """The command that executes the run of a folder, in one process or several."""
+    several = ["--processes", str(processes)] if processes > 1 else []
+    return [sys.executable, "-m", "harness", "exec", *several, str(folder)]
 
 
 def run_local(

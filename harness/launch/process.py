@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any, Literal, Protocol
 
 from harness.files import store_error
+from harness.tie import kill_tree, launcher_pipe, tied
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -113,8 +114,8 @@ def start(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=(lock,),
-                env={**os.environ, **environment},
+                pass_fds=(lock, launcher_pipe()),
+                env={**os.environ, **environment, **tied()},
                 # A group of its own: a terminal's Ctrl-C reaches this process only, which hands it
                 # on exactly once; a second one would cut the writing of the record short.
                 process_group=0,
@@ -192,25 +193,3 @@ def _stop_signal() -> signal.Signals:
 def _signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a child and all below it. torchrun's workers are in sessions of their own."""
-    for member in [pid, *_descendants(pid)]:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(member, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # "PID (name) STATE PARENT ...": the name may hold spaces and brackets.
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found, waiting = [], [pid]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.files import store_error
-from harness.launch.process import kill_tree
+from harness.tie import kill_tree, launcher_pipe, tied
 
 WAIT_SECONDS = 0.02
 END_SECONDS = 5.0
@@ -66,8 +66,8 @@ class WarmProcess:
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,
-                        pass_fds=(theirs.fileno(),),
-                        env=self._environment,
+                        pass_fds=(theirs.fileno(), launcher_pipe()),
+                        env={**self._environment, **tied()},
                         process_group=0,
                     )
             except OSError as error:

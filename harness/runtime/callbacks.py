@@ -55,6 +55,7 @@ class Throughput:
         self.timed_examples = 0
         self.timed_seconds = 0.0
         self.resumed = 0
+        self.passed_over: list[str] = []  # checkpoints found damaged, and what was done then
         self.earlier_seconds = 0.0  # of whole processes, up to the checkpoint that this try went on from
         self._own_steps = 0
 
@@ -121,7 +122,8 @@ class RunCallback(TrainerCallback):  # type: ignore[misc]
             self._meter.earlier_peaks = found.progress.peaks
             kept = checkpoints.stored_steps(found)
         for text in passed_over:
-            self.notice(f"{text}: {_going_on(found)}")
+            self.throughput.passed_over.append(f"{text}: {_going_on(found)}")
+            self.notice(self.throughput.passed_over[-1])
         if self._writes:
             self._steps_file.write_bytes(kept)
             checkpoints.keep_only(found, folder)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,15 +68,3 @@ def process_age_seconds() -> float:
         return time.process_time()
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
-
-
-def end_with_launcher() -> None:
-    """Get SIGTERM when the launcher dies, so that no orphan keeps a GPU busy (Linux).
-
-    The parent of a warm run passes the launcher's death on. Its own is a crash, which the run must
-    not take for being interrupted by the user.
-    """
-    if "HARNESS_PARENT_PID" in os.environ and sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        number = signal.SIGKILL if WARM in os.environ else signal.SIGTERM
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, number)

@@ -26,7 +26,7 @@ from harness.errors import (
 )
 from harness.leftovers import tidy
 from harness.record import Failure, RunRecord
-from harness.runtime.device import end_with_launcher, environment, process_age_seconds, rank, run_device
+from harness.runtime.device import environment, process_age_seconds, rank, run_device
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter
 from harness.runtime.run import Run
@@ -40,7 +40,6 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 def main(folder: Path) -> int:
     """Execute the run whose spec.json lies in `folder`; returns the exit code."""
-    end_with_launcher()
     _listen()
     logging.getLogger("transformers").setLevel(logging.WARNING)
     spec = RunSpec.model_validate_json((folder / "spec.json").read_text(encoding="utf-8"))
@@ -142,6 +141,7 @@ def _record(run: Run, failure: Failure | None) -> RunRecord:
         inputs=run.inputs if failure is None else None,
         failure=failure,
         resumed=run.resumed,
+        passed_over=run.passed_over,
     )
 
 

@@ -82,6 +82,7 @@ class Run:
         self.model_info: ModelInfo | None = None
         self.inputs = Inputs()
         self.resumed = 0
+        self.passed_over: tuple[str, ...] = ()
         self._earlier_seconds = 0.0
         self._measured: dict[str, Any] = {}
 
@@ -251,6 +252,7 @@ class Run:
 
     def _measure_training(self, throughput: Throughput) -> None:
         self.resumed = throughput.resumed
+        self.passed_over = tuple(throughput.passed_over)
         self._earlier_seconds = throughput.earlier_seconds
         if not throughput.steps:
             return

@@ -24,16 +24,20 @@ import torch
 
 from harness.errors import EXIT_OK
 from harness.runtime import execute
-from harness.runtime.device import WARM, end_with_launcher
+from harness.runtime.device import WARM
 from harness.runtime.events import Events
 from harness.runtime.run import TRAINING
+from harness.tie import PARENT, PIPE, Tie
 
 MESSAGE_BYTES = 65_536
 
 
-def main(descriptor: int) -> int:
-    """Serve until the launcher closes the socket. In a fork: execute the run and return its exit code."""
-    end_with_launcher()
+def main(descriptor: int, pipe: int | None) -> int:
+    """Serve until the launcher closes the socket. In a fork: execute the run and return its exit code.
+
+    `pipe` is what tells a fork that the launcher is gone (harness.tie).
+    """
+    own = os.getpid()
     with socket.socket(fileno=descriptor) as channel:
         if torch.cuda.device_count() == 0:  # PEFT imports bitsandbytes, and that makes a CUDA context
             importlib.import_module(TRAINING)
@@ -50,7 +54,9 @@ def main(descriptor: int) -> int:
         else:
             return EXIT_OK
     if threading.active_count() > 1 or torch.cuda._is_in_bad_fork():
-        _start_afresh(folder)
+        _start_afresh(folder, pipe, own)
+    # The death of this process is a crash, which the run must not take for being interrupted by the user.
+    Tie(pipe, own, on_parents_death=signal.SIGKILL).watch()
     return execute.main(folder)
 
 
@@ -92,8 +98,11 @@ def _settle(log: Path, lock: int) -> None:
     os.environ[WARM] = "1"
 
 
-def _start_afresh(folder: Path) -> NoReturn:
+def _start_afresh(folder: Path, pipe: int | None, parent: int) -> NoReturn:
     del os.environ[WARM]
+    os.environ[PARENT] = str(parent)
+    if pipe is not None:
+        os.environ[PIPE] = str(pipe)
     text = "the libraries use the GPU or threads once they are imported: this run imports them itself"
     Events(folder / "events.jsonl").notice(text)
     os.execv(sys.executable, [sys.executable, "-m", "harness", "exec", str(folder)])  # noqa: S606

@@ -118,7 +118,7 @@ def test_a_stopped_grid_leaves_an_interrupted_run_and_no_process(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as launcher:
         events = wait_for(lambda: next((tmp_path / "stopped").glob("*/events.jsonl"), None))
         wait_for(lambda: '"adapt"' in events.read_text())
-        holders = [int(pid) for pid in (events.parent / "lock").read_text().split()]
+        holders = [int(pid) for pid in (events.parent / "lock").read_text().split()[:-1]]
         launcher.send_signal(signal.SIGINT if whom == "launcher asked" else signal.SIGKILL)
         _, told = launcher.communicate(timeout=60)
     record = wait_for(lambda: next((tmp_path / "stopped").glob("*/record.json"), None))

@@ -62,7 +62,6 @@ print(
     "fake child",
     mode,
     os.environ.get("HARNESS_LOG_SAMPLES"),
-    os.environ.get("HARNESS_PARENT_PID"),
     flush=True,
 )
 emit("phase", name="train")

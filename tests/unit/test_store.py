@@ -253,7 +253,7 @@ def test_a_second_process_is_refused(store, one):
         finally:
             holder.kill()
     with store.lock(run_id) as descriptor:  # a killed holder holds nothing
-        assert os.pread(descriptor, 100, 0) == f"{os.getpid()}\n".encode()
+        assert os.pread(descriptor, 100, 0).split()[0] == str(os.getpid()).encode()
 
 
 def test_a_child_keeps_the_lock(store, one):
@@ -289,3 +289,55 @@ def test_set_aside_put_back_and_drop(store, one):
     store.drop_replaced(spec.run_id)
     assert not aside.exists()
     assert other.exists(), "another run's result was deleted"
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "hard link", "pipe", "folder"])
+def test_a_lock_that_is_no_file_of_its_own_is_refused(store, one, tmp_path, kind):
+    """Who holds a lock is written into it: through a link that would be into another file."""
+    folder = store.prepare(one())
+    victim, lock = tmp_path / "victim", folder / "lock"
+    if kind != "link to nothing":
+        victim.write_text("precious")
+    if kind.startswith("link"):
+        lock.symlink_to(victim)
+    elif kind == "hard link":
+        lock.hardlink_to(victim)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    with pytest.raises(StoreError, match="no lock") as caught, store.lock(one().run_id):
+        pass
+    assert caught.value.remedy == f"Remove {lock}."
+    assert victim.exists() == (kind != "link to nothing")
+    assert not victim.exists() or victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("noted", "told"),
+    [
+        (b"9" * 150, "another process"),
+        (b"9" * 5000, "another process"),
+        (b"\xff\x00 1e9 -1", "another process"),
+        ("٣٣".encode(), "another process"),
+        (b"123 456 on:elsewhere\n", "another process (pid 123 on elsewhere)"),
+        (b"123 on:x\x1b[31m", "another process (pid 123 on x\\x1b[31m)"),
+    ],
+)
+def test_whatever_a_held_lock_says_is_one_line(store, one, noted, told):
+    run_id = one().run_id
+    with store.lock(run_id) as descriptor:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, noted, 0)
+        with pytest.raises(UsageError) as caught, store.lock(run_id):
+            pass
+    assert caught.value.message == f"run {run_id} is being run by {told}"
+
+
+def test_a_process_id_of_a_dead_holder_names_no_one(store, one):
+    """The lock is free as soon as its last holder ends: what it says of others is not asked."""
+    run_id = one().run_id
+    with store.lock(run_id) as descriptor:
+        os.pwrite(descriptor, b"1 2 3 4 5 6 7 8 9\n", 0)
+    with store.lock(run_id) as descriptor:
+        assert os.pread(descriptor, 100, 0).split()[0] == str(os.getpid()).encode()

@@ -207,8 +207,10 @@ def test_every_damage_to_every_file_is_seen(stopped: Path, tmp_path: Path) -> No
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(stopped: Path, run_training: Train) -> None:
     whole = run_training(LORA, **SETTINGS)
     (stopped / "checkpoints" / "checkpoint-4" / "optimizer.pt").unlink()
-    assert_same(run_training(LORA, folder=stopped, **SETTINGS), whole)
+    again = run_training(LORA, folder=stopped, **SETTINGS)
+    assert_same(again, whole)
     (text,) = notices(stopped)
+    assert again.throughput.passed_over == [text]
     assert (
         text == "checkpoint-4 is damaged (checkpoint-4/optimizer.pt is missing): going on from checkpoint-3"
     )
