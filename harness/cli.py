@@ -95,7 +95,7 @@ def make_parser() -> Parser:
     )
     execute = commands.add_parser(EXEC, add_help=False)  # the run's own process; no help: not for users
     execute.add_argument("folder", type=Path)
-    execute.add_argument("--processes", type=positive_int, default=1)
+    execute.add_argument("--processes", type=int, default=1)
     warm = commands.add_parser(WARM, add_help=False)  # what warm runs are forked from; not for users
     warm.add_argument("descriptor", type=int)
     return parser
