@@ -41,6 +41,14 @@ class Row:
     cut: int = 0
 
 
+class RowError(UsageError):
+    """An example that cannot be trained on: the `index`-th given, from 0."""
+
+    def __init__(self, message: str, remedy: str, index: int) -> None:
+        super().__init__(message, remedy)
+        self.index = index
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str, max_length: int) -> Row:
     """`encode_pairs` of one."""
     return encode_pairs(tokenizer, [(prompt, answer)], max_length)[0]
@@ -52,7 +60,7 @@ def encode_pairs(
     """Each (prompt, answer) as the ids of `prompt`, a space, `answer`: at most `max_length` of them.
 
     A long prompt loses its beginning, but not the token that the tokenizer puts before every text.
-    Raises UsageError when an answer alone does not fit.
+    Raises RowError when an answer alone does not fit, or has no token of its own.
     """
     encoder = Encoder(tokenizer)
     rows: list[Row] = []
@@ -63,14 +71,20 @@ def encode_pairs(
         wholes = encoder.encoded([prompt + answer for prompt, answer in texts])
         for (_, answer), prompt_ids, ids in zip(part, prompts, wholes, strict=True):
             answer_length = len(ids) - len(prompt_ids)
-            rows.append(_row(ids, encoder.first(ids), answer_length, answer, max_length))
+            try:
+                rows.append(_row(ids, encoder.first(ids), answer_length, answer, max_length))
+            except UsageError as error:
+                raise RowError(error.message, error.remedy, len(rows)) from error
     return rows
 
 
 def _row(ids: list[int], first: int, answer_length: int, answer: str, max_length: int) -> Row:
     """A row of `ids`, of which `first` are the tokenizer's own and the last `answer_length` the answer's."""
     if answer_length < 1:
-        raise UsageError(f"an answer of {len(answer)} characters has no tokens of its own")
+        raise UsageError(
+            f"an answer of {len(answer)} characters has no tokens of its own",
+            "It is empty, or its text merges with the prompt's end into one token.",
+        )
     if answer_length >= max_length:
         raise UsageError(
             f"an answer has {answer_length} tokens, but train.max_length is {max_length}",
@@ -84,11 +98,15 @@ def _row(ids: list[int], first: int, answer_length: int, answer: str, max_length
 
 
 def refuse_outside(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], vocabulary: int) -> None:
-    """Raises UsageError for a token that an embedding of `vocabulary` lines has none for."""
+    """Raises RowError for a token that an embedding of `vocabulary` lines has none for."""
     encoder = Encoder(tokenizer)
-    if encoder.outside(vocabulary):
-        for row in rows:
+    if not encoder.outside(vocabulary):
+        return
+    for index, row in enumerate(rows):
+        try:
             encoder.refuse_outside(row.ids, vocabulary)
+        except UsageError as error:
+            raise RowError(error.message, error.remedy, index) from error
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:

@@ -27,6 +27,7 @@ from harness.runtime.context import context_length
 from harness.runtime.counting import count_parameters
 from harness.runtime.data import (
     Row,
+    RowError,
     check_choices,
     data_fingerprint,
     refuse_outside,
@@ -240,11 +241,17 @@ class Run:
         # Validation is tokenised only where a validation loss was asked for.
         asked = train.evaluation_steps is not None or train.early_stopping_patience is not None
         cache = TokenCache(splits.source, self.events.notice)
-        rows, validation = (
-            cache.encode_pairs(tokenizer, text_pairs(task, examples, scoring), length)
-            for examples in (self._train_examples(splits), splits.validation if asked else ())
-        )
-        refuse_outside(tokenizer, (*rows, *validation), vocabulary_size(model))
+
+        def encoded(examples: Sequence[Example]) -> list[Row]:
+            try:
+                found = cache.encode_pairs(tokenizer, text_pairs(task, examples, scoring), length)
+                refuse_outside(tokenizer, found, vocabulary_size(model))
+            except RowError as error:
+                raise UsageError(f"item {examples[error.index].id}: {error.message}", error.remedy) from error
+            return found
+
+        rows = encoded(self._train_examples(splits))
+        validation = encoded(splits.validation if asked else ())
         self.inputs = trained_inputs(rows)
         for notice in training_sentences(self.inputs, len(rows)):
             self.events.notice(notice)

@@ -18,6 +18,7 @@ from harness.runtime.data import (
     IGNORED,
     Cut,
     Row,
+    RowError,
     StepBatches,
     StepLoader,
     check_choices,
@@ -25,9 +26,11 @@ from harness.runtime.data import (
     data_fingerprint,
     encode,
     encode_all,
+    encode_pairs,
     micro_batches,
     shuffled,
 )
+from harness.runtime.texts import Encoder
 
 PROMPT = "Question: Which organ secretes insulin?\nAnswer:"
 Steps = list[list[list[int]]]
@@ -66,6 +69,25 @@ def test_an_answer_that_does_not_fit_is_refused(tokenizer: Any) -> None:
     assert row.answer_start == 1  # one token of the prompt is left to predict it from
     with pytest.raises(UsageError, match=f"{length} tokens, but train.max_length is {length}"):
         encode(tokenizer, PROMPT, answer, length)
+
+
+def test_the_example_that_cannot_be_trained_on_is_known(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine, long = (PROMPT, "B"), (PROMPT, "the Left atrium of the heart")
+    with pytest.raises(RowError, match=r"tokens, but train\.max_length is 6") as refused:
+        encode_pairs(tokenizer, [fine] * 700 + [long, fine], 6)
+    assert refused.value.index == 700
+    encoded = Encoder.encoded
+    # as where a tokenizer has one token for the prompt's end and the answer together
+    monkeypatch.setattr(
+        Encoder,
+        "encoded",
+        lambda self, texts: encoded(self, [text.removesuffix(" merged") for text in texts]),
+    )
+    with pytest.raises(RowError, match="no tokens of its own") as refused:
+        encode_pairs(tokenizer, [fine, (PROMPT, "merged"), fine], 200)
+    assert refused.value.index == 1
 
 
 @pytest.mark.parametrize("bos", [False, True])
