@@ -255,12 +255,17 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
 def norms_in_float32(model: torch.nn.Module) -> None:
     """Where part of a norm is trained (in float32), the rest of it in float32 too: the same numbers.
 
-    Kernels of norms take one dtype; those of matrix products are given one by autocast.
+    Kernels of norms take one dtype; those of matrix products are given one by autocast. Behind embeddings
+    that are trained the inputs of norms are float32, and so all norms are.
     """
     import torch
 
+    embedded = any(
+        isinstance(module, torch.nn.Embedding) and module.weight.requires_grad for module in model.modules()
+    )
     for module in model.modules():
         own = list(module.parameters(recurse=False))
-        if any(weight.requires_grad for weight in own) and all(weight.ndim < 2 for weight in own):
+        trained = any(weight.requires_grad for weight in own)
+        if (trained or embedded) and all(weight.ndim < 2 and weight.is_floating_point() for weight in own):
             for weight in own:
                 weight.data = weight.data.to(torch.float32)

@@ -77,6 +77,8 @@ def attach(model: PreTrainedModel, config: Any, settings_at: str = "strategy") -
             model, config, autocast_adapter_dtype=True, revision=getattr(model, "base_revision", None)
         )
     except (ValueError, NotImplementedError, TypeError) as error:
+        if "Conv1D" in str(error):
+            remedy = "LORA, IA3, VERA and other methods adapt such layers; or give a model without them."
         raise UsageError(f"{method} cannot be attached to {type(model).__name__}: {error}", remedy) from error
     _check_dimensions(adapted, asked, settings_at)
     _check_bias(adapted, settings_at)

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from harness.errors import UsageError
+from harness.runtime.model_checks import refuse_adapter
 
 # Never a pickled weight file: safetensors only.
 CONFIGURATION = ["*.json", "tokenizer*", "*.model", "merges.txt", "vocab.*"]
@@ -32,6 +33,7 @@ def cached_snapshot(hub_id: str, revision: str | None, *, weights: bool = True) 
         return None
     except HFValidationError as error:
         raise _no_such_model(hub_id) from error
+    refuse_adapter(folder, hub_id)
     if not (folder / "config.json").exists() or (weights and not _weights_complete(folder)):
         return None
     return folder
@@ -76,6 +78,7 @@ def download_snapshot(hub_id: str, revision: str | None, *, weights: bool = True
             f"model {hub_id} is not in the cache and the Hub cannot be reached",
             "Download it where there is a network (huggingface-cli download) and copy the cache, or give a folder.",
         ) from error
+    refuse_adapter(folder, hub_id)
     if not (folder / "config.json").exists():
         raise UsageError(f"model {hub_id} has no config.json", "Give a model that transformers can load.")
     if weights and not _weights_complete(folder):

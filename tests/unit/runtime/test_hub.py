@@ -48,6 +48,13 @@ def test_a_cached_snapshot_is_found_without_a_network(cache: Path) -> None:
     assert (found.folder.resolve(), found.source, found.revision) == (snapshot.resolve(), "hub", COMMIT)
 
 
+def test_an_adapter_is_said_to_be_one(cache: Path) -> None:
+    put(cache, adapter_config__json='{"base_model_name_or_path": "org/base"}', adapter_model__safetensors="x")
+    with pytest.raises(UsageError, match=f"model {HUB_ID} is an adapter for org/base") as caught:
+        locate(ModelSpec(name=HUB_ID))
+    assert "--model org/base" in caught.value.remedy
+
+
 def test_a_revision_is_the_one_asked_for(cache: Path) -> None:
     put(cache, **WHOLE)
     other = put(cache, commit="f" * 40, **WHOLE)

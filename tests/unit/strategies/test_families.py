@@ -23,6 +23,7 @@ from strategies.qlora import QLora
 pytestmark = [
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set"),  # PEFT, which then sets it right
     pytest.mark.filterwarnings("ignore:.*gemm_4bit.*"),
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`"),  # PEFT, of merging
     pytest.mark.filterwarnings("ignore:The following .*_pattern keys"),  # PEFT, of patterns of its own
 ]
 
@@ -119,6 +120,14 @@ def test_biases_are_trained_too(method: str, family: str, dtype: str, tmp_path: 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "neox", "biogpt"])
 def test_a_plugin_that_trains_biases_works(family: str) -> None:
     trained(BitFit(), Loader(family).load())
+
+
+@pytest.mark.parametrize(
+    ("family", "embeddings"), [("gpt2", "wte"), ("opt", "embed_tokens"), ("neox", "embed_in")]
+)
+def test_embeddings_are_trained_too(family: str, embeddings: str) -> None:
+    strategy = peft("LORA", family, modules_to_save=[embeddings], r=4)
+    trained(strategy, strategy.load(Loader(family)))
 
 
 def test_biases_of_a_model_without_any_are_refused() -> None:
