@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from harness.escape import masked
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -23,6 +25,8 @@ class HarnessError(Exception):
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str, remedy: str = "") -> None:
+        # An address may hold a password, and messages of libraries hold addresses.
+        message, remedy = masked(message), masked(remedy)
         super().__init__(message)
         self.message = message
         self.remedy = remedy

@@ -8,6 +8,23 @@ _MARKDOWN = re.compile(r"([\\`*_\[#|~])")
 _RUNNER_COMMAND = re.compile(r"##(?=\[)")
 
 
+_NAMES = "(?:token|key|apikey|password|passwd|pwd|secret|sig|signature|auth|credential)"
+_SECRETS = (
+    (re.compile(r"(?<=://)[^\s'\"<>]*@"), "***@"),
+    (re.compile(rf"(?i)([?&;](?:[\w-]*[-_])?{_NAMES}=)[^&;#\s'\"]+"), r"\1***"),
+    (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
+    (re.compile(r"(?i)(\bauthorization:?\s*(?:bearer|basic)\s+)\S+"), r"\1***"),
+)
+"""User and password in the address of a Hub, tokens in its query, the Hub's own tokens."""
+
+
+def masked(text: str) -> str:
+    """`text` without passwords and tokens: addresses come into messages from the environment."""
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return text
+
+
 def plain(text: object) -> str:
     """`text` on one line, with what a terminal would obey (control, escape, bidi) written out."""
     told = str(text)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from harness.escape import masked
 from harness.spec import Frozen, RunSpec
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -133,6 +134,12 @@ class Failure(Frozen):
     message: str
     remedy: str = ""
     traceback: str | None = None
+
+    @field_validator("message", "remedy", "traceback")
+    @classmethod
+    def _no_secrets(cls, text: str | None) -> str | None:
+        """What a library raised may hold the Hub's address with its password."""
+        return None if text is None else masked(text)
 
 
 class RunRecord(Frozen):

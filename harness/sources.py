@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.contracts import Task
 from harness.errors import UsageError
+from harness.escape import masked
 from harness.paths import typed_path
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -100,7 +101,7 @@ def _is_offline() -> bool:
 def _ask_hub(hub_id: str) -> str | None:
     endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
     if not endpoint.startswith(("http://", "https://")):
-        return f"HF_ENDPOINT is not a web address ({endpoint})"
+        return "HF_ENDPOINT is not a web address (it begins with http:// or https://)"
     answers: list[str | None] = []
     # A thread, since a name lookup has no timeout of its own and can hang for a minute.
     asker = threading.Thread(
@@ -108,7 +109,8 @@ def _ask_hub(hub_id: str) -> str | None:
     )
     asker.start()
     asker.join(TIMEOUT_SECONDS + 0.5)
-    return answers[0] if answers else f"{endpoint} did not answer within {TIMEOUT_SECONDS:g} s"
+    answer = answers[0] if answers else f"{endpoint} did not answer within {TIMEOUT_SECONDS:g} s"
+    return None if answer is None else masked(answer)
 
 
 def _head(endpoint: str, url: str) -> str | None:

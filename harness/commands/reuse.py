@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from harness.boundary import reading
 from harness.errors import EXIT_OK, EXIT_USAGE, StoreError, UsageError
+from harness.files import read_bounded
 from harness.record import RunRecord
 from harness.spec import RunSpec
 from harness.store import Store
@@ -44,6 +46,22 @@ def usable(specs: Sequence[RunSpec], store: Store, *, force: bool) -> tuple[list
     for run_id, problem in problems:
         print(f"error: {run_id} is left out: {problem}", file=sys.stderr)
     return kept, EXIT_USAGE if problems else EXIT_OK
+
+
+def without_texts(run_ids: Iterable[str], store: Store) -> list[str]:
+    """Those of these finished runs that store no question texts. Raises `StoreError`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from harness.report.outcomes import MOST_BYTES
+
+    found = []
+    for run_id in run_ids:
+        path = store.folder(run_id) / "predictions.parquet"
+        with reading(path), pq.ParquetFile(pa.BufferReader(read_bounded(path, MOST_BYTES))) as file:
+            if "prompt" not in file.schema_arrow.names:
+                found.append(run_id)
+    return found
 
 
 def check_holds(spec: RunSpec, record: RunRecord, store: Store) -> None:

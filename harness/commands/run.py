@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from harness.commands.gridplan import Item, make_items, print_plan
 from harness.commands.preflight import check_data, check_packages
-from harness.commands.reuse import reusable, usable
+from harness.commands.reuse import reusable, usable, without_texts
 from harness.commands.tuning import Tuner, told
 from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from harness.launch.board import make_board
@@ -66,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
         side_by_side = _side_by_side(where)
         plan = _items(specs, tuner, store, args)
         print_plan(make_console(sys.stderr), plan, name=study.name, side_by_side=side_by_side)
+    if args.log_samples and (lacking := without_texts(done, store)):
+        say(
+            f"note: --log-samples stores no texts of runs that are already done: {', '.join(lacking)} "
+            "(--force runs them again and stores them)"
+        )
     if notice and (missing or tuner.missing):
         say(f"note: {notice}")
     if args.warm and args.processes > 1:

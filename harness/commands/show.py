@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import inputs
@@ -23,6 +24,9 @@ from harness.terminal import make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_ROWS = 500
+LONGEST_CELL = 2000
+LONGEST_TRACE = 65_536
 # Scores that are shares, and so shown in per cent.
 _SHARES = ("accuracy", "recall_", "macro_f1", "chance_", "majority_", "ece")
 
@@ -96,7 +100,19 @@ def _print_failure(console: Console, record: RunRecord) -> None:
     if failure.remedy:
         console.print(failure.remedy)
     if failure.traceback:
-        console.print(failure.traceback.rstrip(), style="dim", soft_wrap=True)
+        console.print(_cut(failure.traceback.rstrip(), LONGEST_TRACE), style="dim", soft_wrap=True)
+
+
+def _table(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], **options: Any) -> None:
+    """A table of a record that may be anybody's: so many rows, and so much of each, as can be looked at."""
+    shown = [[_cut(cell, LONGEST_CELL) for cell in row] for row in rows[:MOST_ROWS]]
+    print_table(console, headers, shown, **options)
+    if len(rows) > MOST_ROWS:
+        console.print(f"... and {len(rows) - MOST_ROWS:,} more: show --json has them all.", style="dim")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def _score_row(name: str, score: Score) -> list[str]:
@@ -115,7 +131,7 @@ def _print_scores(console: Console, record: RunRecord) -> None:
     for title, rows in groups.items():
         if rows:
             headers = ["", "unit", "value [95%]", "items"]
-            print_table(console, headers, rows, title=title, right=(False, False, True, True), fold=(0,))
+            _table(console, headers, rows, title=title, right=(False, False, True, True), fold=(0,))
 
 
 def _print_cost(console: Console, record: RunRecord) -> None:
@@ -141,7 +157,7 @@ def _print_cost(console: Console, record: RunRecord) -> None:
         ("energy kJ", number(cost.energy_joules, 1000, 2)),
         ("GPU hours", number(cost.gpu_hours, digits=3)),
     ]
-    print_table(console, ["", "value"], [list(pair) for pair in pairs], title="Cost", right=(False, True))
+    _table(console, ["", "value"], [list(pair) for pair in pairs], title="Cost", right=(False, True))
     if record.phases:
         rows = [
             [
@@ -153,7 +169,7 @@ def _print_cost(console: Console, record: RunRecord) -> None:
             for phase in record.phases
         ]
         headers = ["phase", "s", "GPU peak GiB", "host peak GiB"]
-        print_table(console, headers, rows, title="Phases", right=(False, True, True, True))
+        _table(console, headers, rows, title="Phases", right=(False, True, True, True))
 
 
 def _print_settings(console: Console, spec: RunSpec) -> None:
@@ -171,7 +187,7 @@ def _print_settings(console: Console, spec: RunSpec) -> None:
             for key, value in values.items()
             if (section, key) != ("model", "name")
         ]
-    print_table(console, ["", "value"], rows, title="Settings", fold=(1,))
+    _table(console, ["", "value"], rows, title="Settings", fold=(1,))
 
 
 def _print_origins(console: Console, record: RunRecord) -> None:
@@ -203,4 +219,4 @@ def _print_origins(console: Console, record: RunRecord) -> None:
         rows.append(["resumed", f"{record.resumed} times from a checkpoint"])
     rows += [["passed over", text] for text in record.passed_over]
     if rows:
-        print_table(console, ["", "value"], rows, title="Made with", fold=(1,))
+        _table(console, ["", "value"], rows, title="Made with", fold=(1,))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from harness.errors import HarnessError
 from harness.launch.process import Event
-from harness.launch.progress import Display, PlainDisplay, duration, make_display, position
+from harness.launch.progress import Display, PlainDisplay, duration, is_figure, make_display, position
 from harness.record import RunRecord
 from harness.spec import RunSpec
 from harness.terminal import make_console
@@ -204,9 +204,9 @@ class _RowDisplay(Display):
         with self._board.lock:
             row = self._row
             row.done, row.of = position(event)
-            row.loss = event["loss"] if isinstance(event.get("loss"), (int, float)) else row.loss
-            left = event.get("seconds_left")
-            row.seconds_left = left if isinstance(left, (int, float)) else None
+            loss, left = event.get("loss"), event.get("seconds_left")
+            row.loss = loss if is_figure(loss) else row.loss
+            row.seconds_left = left if is_figure(left) else None
 
 
 def outcome(record: RunRecord) -> str:

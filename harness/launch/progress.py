@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeGuard
 
 from harness.launch.process import Event
 from harness.terminal import make_console
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 LINES_A_PHASE = 10
+LARGEST = 1e18
 
 
 class Display(AbstractContextManager["Display"]):
@@ -134,7 +135,12 @@ def position(event: Event) -> tuple[int, int]:
     """How far, and of how much: steps of training, items elsewhere; 0 where an event does not say."""
     done = event.get("step", event.get("done"))
     of = event.get("of")
-    return (done if isinstance(done, int) else 0, of if isinstance(of, int) else 0)
+    return (int(done) if is_figure(done) else 0, int(of) if is_figure(of) else 0)
+
+
+def is_figure(value: object) -> TypeGuard[int | float]:
+    """Whether a value can be shown: a number, neither NaN nor beyond anything that is measured."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def figures(event: Event) -> list[str]:
@@ -142,15 +148,15 @@ def figures(event: Event) -> list[str]:
     found = []
     for key, form in (("loss", "loss {:.4f}"), ("tokens_per_second", "{:,.0f} tokens/s")):
         value = event.get(key)
-        if isinstance(value, (int, float)):
+        if is_figure(value):
             found.append(form.format(value))
     memory = event.get("memory_bytes")
-    if isinstance(memory, (int, float)):
+    if is_figure(memory):
         # Named: host memory must never be read as a GPU's.
         kind = {"gpu": "GPU ", "host": "host "}.get(str(event.get("memory_kind")), "")
         found.append(f"{kind}{memory / 2**30:.2f} GiB")
     left = event.get("seconds_left")
-    if isinstance(left, (int, float)):
+    if is_figure(left):
         found.append(f"{duration(left)} left")
     return found
 

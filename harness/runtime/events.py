@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.escape import masked
+
 
 class Events:
     """Appends events; silent in every process but the first of a distributed run."""
@@ -26,7 +28,7 @@ class Events:
         self.emit("phase", name=name)
 
     def notice(self, text: str) -> None:
-        self.emit("notice", text=text)
+        self.emit("notice", text=masked(text))
 
     def progress(self, *, final: bool = False, **fields: Any) -> None:
         """A `progress` event, at most five a second so that fast work does not fill the file."""

@@ -10,7 +10,10 @@ import shlex
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from stored import write_predictions
 from stubs import PLUGIN, ROOT
 
 from harness.cli import main, make_parser
@@ -202,6 +205,20 @@ def test_what_a_finished_run_left_behind_goes_when_it_is_asked_for_again(cli, tm
     assert cli(*STUB)[0] == 0
     assert not (folder / "checkpoints").exists()
     assert not (folder / "record.previous.json").exists()
+
+
+def test_texts_of_a_run_that_is_done_are_not_stored_and_it_says_what_stores_them(cli, tmp_path):
+    cli(*STUB)
+    (folder,) = (tmp_path / "runs").iterdir()
+    write_predictions(folder, [1, 0])
+    code, _, err = cli(*STUB, "--log-samples")
+    assert code == 0
+    assert f"--log-samples stores no texts of runs that are already done: {folder.name} (--force runs" in err
+    assert "--log-samples" not in cli(*STUB)[2]
+    table = pq.read_table(folder / "predictions.parquet")
+    pq.write_table(table.append_column("prompt", pa.array(["a", "b"])), folder / "predictions.parquet")
+    assert "--log-samples" not in cli(*STUB, "--log-samples")[2]
+    assert "--log-samples" not in cli(*STUB, "--log-samples", "--force")[2]
 
 
 def test_json_is_a_record_or_a_list(cli):
