@@ -6,8 +6,8 @@ Nothing here imports torch, transformers, pandas or numpy: `list` and `--help` l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Scoring = Literal["letter", "cloze"]
 SCORINGS: tuple[Scoring, ...] = ("letter", "cloze")
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+TRAINED_ON: tuple[Part, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ class Splits:
 
     `title` is the name a table shows ("MedQA", "MedQA (built-in sample)"); `comparable` says
     whether a score on `test` may stand beside published figures, and `note` says why not;
-    `files` maps each file read (relative to the folder) to its SHA-256.
+    `files` maps each file read (relative to the folder) to its SHA-256; `notices` are what the user should
+    hear before a run starts, a line each.
     """
 
     train: tuple[Example, ...]
@@ -87,6 +91,7 @@ class Splits:
     comparable: bool
     note: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
 
 class Task(ABC):
@@ -107,6 +112,27 @@ class Task(ABC):
     @abstractmethod
     def load(self, source: DataSource) -> Splits:
         """Read and check all splits. Raises `DataError` naming the file and line of a bad row."""
+
+    def load_parts(self, source: DataSource, parts: Collection[Part]) -> Splits:
+        """Only these splits, the others empty: what trains does not hold the test items.
+
+        By default all are read and the others are dropped; a task that can leave files unread does so.
+        """
+        splits = self.load(source)
+        return replace(
+            splits,
+            train=splits.train if "train" in parts else (),
+            validation=splits.validation if "validation" in parts else (),
+            test=splits.test if "test" in parts else (),
+        )
+
+    def files(self, source: DataSource, parts: Collection[Part] = PARTS) -> dict[str, Path] | None:
+        """The files that loading these splits reads, by their names in `Splits.files`; nothing is read.
+
+        A stored result is used again only where they are the same and no other has come. By default `None`:
+        the items themselves are then read and compared.
+        """
+        return None
 
     @abstractmethod
     def prompt(self, example: Example, scoring: Scoring) -> str:

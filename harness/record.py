@@ -90,7 +90,9 @@ class DataInfo(Frozen):
     source: Literal["hub", "dir", "sample"]
     revision: str | None
     fingerprint: str = Field(description="SHA-256 over prompts, choices and gold of all items of the source")
-    test_fingerprint: str = Field(description="the same over the items that were scored")
+    test_fingerprint: str = Field(
+        description="the same over the items that were scored; empty where training failed before they were read"
+    )
     train_n: int
     validation_n: int
     test_n: int
@@ -109,6 +111,9 @@ class ModelInfo(Frozen):
         None, description="how the checkpoint's own weights are stored quantised; None for plain ones"
     )
     notes: tuple[str, ...] = ()
+    files: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of each file read: weights, configuration, tokenizer"
+    )
 
 
 class Inputs(Frozen):

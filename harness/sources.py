@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 
 from harness.contracts import Task
 from harness.errors import UsageError
 from harness.escape import masked
+from harness.hubcache import hub_cache, is_cached
 from harness.paths import typed_path
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -66,30 +66,11 @@ def hub_problem(task: type[Task]) -> str | None:
     """Why the task's Hub dataset cannot be used here, or `None` when it can."""
     if task.hub_id is None:
         return f"task '{task.name}' has no dataset on the Hub"
-    if is_cached(task.hub_id):
+    if is_cached("datasets", task.hub_id):
         return None
     if _is_offline():
         return f"HF_HUB_OFFLINE is set and {task.hub_id} is not in the cache ({hub_cache()})"
     return _ask_hub(task.hub_id)
-
-
-def is_cached(hub_id: str) -> bool:
-    """Whether the Hub's cache holds a snapshot of dataset `hub_id`."""
-    snapshots = hub_cache() / f"datasets--{hub_id.replace('/', '--')}" / "snapshots"
-    try:
-        return any(path.is_dir() and any(path.iterdir()) for path in snapshots.iterdir())
-    except OSError:
-        return False
-
-
-def hub_cache() -> Path:
-    """The folder huggingface_hub keeps downloads in, found without importing it."""
-    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return typed_path(cache, "HF_HUB_CACHE")
-    if home := os.environ.get("HF_HOME"):
-        return typed_path(home, "HF_HOME") / "hub"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return typed_path(base, "XDG_CACHE_HOME") / "huggingface" / "hub"
 
 
 def _is_offline() -> bool:

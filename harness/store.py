@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from harness.boundary import is_there, read_json, reading
 from harness.errors import StoreError
 from harness.escape import plain
-from harness.files import make_folder, sha256_of, store_error, write_json_atomic
+from harness.files import make_folder, store_error, write_json_atomic
 from harness.leftovers import last_checkpoint
 from harness.lock import locked
 from harness.record import SCHEMA_VERSION, RunRecord
@@ -138,12 +138,6 @@ class Store:
             if text and (name.startswith(text) or name.rpartition("-")[2].startswith(text))
         ]
 
-    def changed_files(self, record: RunRecord, folder: Path) -> list[str]:
-        """The data files that a run read from `folder` and that are now gone or different."""
-        if record.data is None:
-            return []
-        return [name for name, digest in record.data.files.items() if _digest(folder / name) != digest]
-
     def set_aside(self, run_id: str) -> Path | None:
         """Move a run's folder to .replaced and return its new place, or `None` where there is none.
 
@@ -207,13 +201,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in items:
         flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
     return flat
-
-
-def _digest(path: Path) -> str | None:
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
 
 
 def _read(path: Path, model: type[StoredT]) -> StoredT:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
-from harness.contracts import Example, Metric, Scoring, Task
+from harness.contracts import Example, Metric, Part, Scoring, Task
 from harness.errors import DataError
 from tasks._read import Row
 
@@ -19,6 +20,7 @@ VALIDATION_ROWS = 1000
 VALIDATION_SALT = "medtune validation cut 0"
 
 Parsed = list[tuple[Row, Example]]
+Content = tuple[str, frozenset[str], str]
 
 
 def choice_metrics(size: int, *, normalised: bool) -> tuple[Metric, ...]:
@@ -55,8 +57,19 @@ class ChoiceTask(Task):
     def choices(self, example: Example, scoring: Scoring) -> tuple[str, ...]:
         if scoring == "letter":
             return self.class_names
-        # Some real options begin or end with a space. A model is not asked to guess it.
-        return tuple(option.strip() for option in example.options)
+        return tuple(map(clean_option, example.options))
+
+
+def clean_option(option: str) -> str:
+    """An option's text as it is scored: without spaces around it, and without a quote mark left there.
+
+    Some real options begin or end with a space, and where MedQA was cut out of a table, one in twenty
+    last options ends in a line break and a quote mark that nothing opened. No model is asked to guess these.
+    """
+    text = option.strip()
+    if text.count('"') % 2 == 0:
+        return text
+    return re.sub(r'^"\s+|\s+"$', "", text) or text
 
 
 def content_id(question: str, options: Sequence[str]) -> str:
@@ -68,9 +81,7 @@ def content_id(question: str, options: Sequence[str]) -> str:
 def row_id(row: Row) -> str:
     """The row's own `id` as text, or an empty string where it has none."""
     value = row.values.get("id")
-    if value is None:
-        return ""
-    return str(value) if type(value) is int else row.check_text(value, "'id'").strip()
+    return str(value) if type(value) is int else row.optional("id").strip()
 
 
 def unique_ids(parsed: Parsed) -> tuple[Example, ...]:
@@ -83,7 +94,7 @@ def unique_ids(parsed: Parsed) -> tuple[Example, ...]:
     count: dict[str, int] = {}
     examples = []
     for row, example in parsed:
-        own = row.values.get("id") is not None
+        own = bool(row_id(row))
         if own and example.id in first:
             raise repeated_id(first[example.id], row, example.id)
         first.setdefault(example.id, row)
@@ -100,13 +111,13 @@ def repeated_id(first: Row, second: Row, name: str) -> DataError:
     )
 
 
-def check_across(splits: dict[str, Parsed]) -> None:
+def check_across(splits: Mapping[Part, Parsed]) -> None:
     """Refuse one id for two different items in different splits (an id is unique in its task)."""
     seen: dict[str, tuple[Row, Example]] = {}
     for parsed in splits.values():
         for row, example in parsed:
             first = seen.setdefault(example.id, (row, example))
-            if _content(first[1]) != _content(example):
+            if content(first[1]) != content(example):
                 raise row.error(
                     f"id '{example.id}' is already used for another item by {first[0].where}",
                     "Give each row an id of its own over all files, or leave 'id' out of every row: "
@@ -117,12 +128,25 @@ def check_across(splits: dict[str, Parsed]) -> None:
 def cut_validation(train: Sequence[Example]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Train and validation from a train split that has no validation split beside it.
 
-    1,000 rows, or a tenth where there are fewer than 10,000. Which rows depends on their ids only:
-    not on their order, and not on a run's seed.
+    1,000 rows, or a tenth where there are fewer than 10,000. Which rows depends on their ids only: not on
+    their order, and not on a run's seed. Rows of one content stay on one side: what a model was trained on
+    word for word would otherwise be what its settings are chosen by. Raises `DataError` where all are one.
     """
     size = min(VALIDATION_ROWS, max(1, len(train) // 10))
-    ranked = sorted(train, key=lambda example: digest(VALIDATION_SALT, example.id))
-    chosen = {example.id for example in ranked[:size]}
+    groups: dict[Content, list[str]] = {}
+    for example in train:
+        groups.setdefault(content(example), []).append(example.id)
+    if len(groups) < 2:
+        raise DataError(
+            f"all {len(train)} training rows are the same item, so that none can be kept for validation",
+            "Add other training rows, or a validation split.",
+        )
+    ranked = sorted(groups.values(), key=lambda ids: min(digest(VALIDATION_SALT, name) for name in ids))
+    chosen: set[str] = set()
+    for ids in ranked:
+        if len(chosen) + len(ids) <= size:
+            chosen.update(ids)
+    chosen = chosen or set(sorted(ranked, key=len)[0])
     kept = tuple(example for example in train if example.id not in chosen)
     return kept, tuple(example for example in train if example.id in chosen)
 
@@ -132,11 +156,19 @@ def digest(salt: str, key: str) -> str:
     return hashlib.sha256(f"{salt}:{key}".encode()).hexdigest()
 
 
-def leakage_note(train: Iterable[Example], validation: Iterable[Example], test: Iterable[Example]) -> str:
-    """How many test items are also in train or validation, word for word; empty for none."""
-    known = {_content(example) for split in (train, validation) for example in split}
-    repeated = sum(_content(example) in known for example in test)
-    return f"leakage: {repeated} test items are also in train or validation" if repeated else ""
+def repeats_note(train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example]) -> str:
+    """How many items stand on two sides or twice in train, but for case and spaces; empty for none."""
+    trained = [content(example) for example in train]
+    known = {*trained, *map(content, validation)}
+    in_train = set(trained)
+    leaked = sum(content(example) in known for example in test)
+    seen = sum(content(example) in in_train for example in validation)
+    again = len(trained) - len(in_train)
+    return join_notes(
+        f"leakage: {leaked} test items are also in train or validation" if leaked else "",
+        f"{seen} validation items are also in train" if seen else "",
+        f"{again} training rows repeat another" if again else "",
+    )
 
 
 def same_options_note(test: Iterable[Example]) -> str:
@@ -145,13 +177,32 @@ def same_options_note(test: Iterable[Example]) -> str:
     return f"{repeated} test items have two options with the same text" if repeated else ""
 
 
+def quote_note(test: Iterable[Example]) -> str:
+    """How many test items have an option with a quote mark left at its end."""
+    left = sum(any(clean_option(option) != option.strip() for option in e.options) for e in test)
+    return (
+        f"{left} test items have a quote mark left in an option, which cloze scoring leaves out"
+        if left
+        else ""
+    )
+
+
 def join_notes(*notes: str) -> str:
     """The notes that say something, as one line."""
     return "; ".join(note for note in notes if note)
 
 
-def _content(example: Example) -> tuple[str, frozenset[str]]:
-    return example.question.strip(), frozenset(option.strip() for option in example.options)
+def content(example: Example) -> Content:
+    """What makes two rows one item: their texts but for case and spaces, whatever the options' order."""
+    return (
+        _plain(example.question),
+        frozenset(_plain(clean_option(option)) for option in example.options),
+        _plain(example.context),
+    )
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _renamed(example: Example, name: str) -> Example:

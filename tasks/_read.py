@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError, did_you_mean
+from harness.files import NotReadableError, read_bounded
+from harness.jsons import BoundsError, loads_bounded
+from tasks._text import decode
+
+MOST_BYTES = 2**30
+"""Of a data file. MedMCQA, the largest of its kind, has 130 million."""
 
 TYPE_NAMES = {
     dict: "an object",
@@ -63,12 +70,14 @@ class Row:
             )
         if not value.strip():
             raise self.error(f"{name} is empty, expected text", "Fill it in, or delete this row.")
-        if re.search("[\ud800-\udfff]", value):
-            raise self.error(
-                f"{name} holds half of a \\u escape pair, which is no character",
-                "Write the file again as UTF-8 (in Python: json.dumps(row, ensure_ascii=False)).",
-            )
         return value
+
+    def optional(self, column: str) -> str:
+        """The text of a column that may be left out: empty where it is missing, null or blank."""
+        value = self.values.get(column)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return ""
+        return self.check_text(value, f"'{column}'")
 
     def label(self, column: str, allowed: Sequence[str]) -> int:
         """The position in `allowed` of a label given by name."""
@@ -129,13 +138,23 @@ class Folder:
                 raise DataError(f"{root}: is a file, expected a folder", remedy)
             return cls(root, inner if inner.is_dir() else root, expected)
         except PermissionError as error:
-            raise DataError(
-                f"{error.filename}: no permission to look into this folder",
-                f"Give yourself access: chmod u+rx {root}",
-            ) from error
+            raise _no_access(root) from error
 
     def has(self, name: str) -> bool:
-        return (self.base / name).exists()
+        """Whether something of that name is there, be it a link that leads nowhere."""
+        return os.path.lexists(self.base / name)
+
+    def names(self) -> list[str]:
+        """What the folder holds, in order."""
+        try:
+            return sorted(entry.name for entry in self.base.iterdir())
+        except PermissionError as error:
+            raise _no_access(self.base) from error
+
+    def path_of(self, name: str) -> tuple[str, Path]:
+        """The name of a file under which its hash is stored, and where it lies."""
+        path = self.base / name
+        return path.relative_to(self.root).as_posix(), path
 
     def rows(self, name: str) -> list[Row]:
         """The records of a JSON Lines file. Blank lines are skipped."""
@@ -170,7 +189,9 @@ class Folder:
             return values
 
         try:
-            values = json.loads(text, object_pairs_hook=unique)
+            values = loads_bounded(text, pairs=unique)
+        except BoundsError as error:
+            raise DataError(f"{path}, line {error.lineno}: {error.msg}", remedy) from error
         except json.JSONDecodeError as error:
             cut = " (the file ends too early: it was cut short)" if not text[error.pos :].strip() else ""
             raise DataError(
@@ -184,21 +205,16 @@ class Folder:
 
     def _text(self, path: Path) -> str:
         content = self._bytes(path)
-        self.files[path.relative_to(self.root).as_posix()] = hashlib.sha256(content).hexdigest()
-        try:
-            return content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise DataError(
-                f"{path}, line {line}: not UTF-8 text (byte 0x{content[error.start]:02x})",
-                "Save the file again as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW.",
-            ) from error
+        self.files[self.path_of(path.name)[0]] = hashlib.sha256(content).hexdigest()
+        return decode(content, path)
 
     def _bytes(self, path: Path) -> bytes:
         try:
-            return path.read_bytes()
+            return read_bounded(path, MOST_BYTES)
+        except NotReadableError as error:
+            raise DataError(error.message, f"Expected {self.expected}.") from error
         except FileNotFoundError as error:
-            there = sorted(entry.name for entry in self.base.iterdir())
+            there = self.names()
             listed = ", ".join(there[:12]) + (", ..." if len(there) > 12 else "") if there else "nothing"
             raise DataError(
                 f"{path}: no such file (the folder holds: {listed}){did_you_mean(path.name, there)}",
@@ -208,15 +224,37 @@ class Folder:
             raise DataError(
                 f"{path}: no permission to read this file", f"Give yourself read access: chmod u+r {path}"
             ) from error
-        except IsADirectoryError as error:
-            raise DataError(f"{path}: is a folder, expected a file", f"Expected {self.expected}.") from error
+        except OSError as error:
+            raise DataError(
+                f"{path}: {error.strerror or error}", "Check the disk, or copy the file."
+            ) from error
+
+
+def _no_access(folder: Path) -> DataError:
+    return DataError(
+        f"{folder}: no permission to look into this folder", f"Give yourself access: chmod u+rx {folder}"
+    )
 
 
 def _parse_line(line: str, path: Path, number: int, is_last_without_newline: bool) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = loads_bounded(line, pairs=_once)
+    except BoundsError as error:
+        raise DataError(
+            f"{path}, line {number}: {error.msg}",
+            "Mend this line, or write the file again (one json.dumps(row, ensure_ascii=False) a line).",
+        ) from error
+    except _RepeatedKeyError as error:
+        raise DataError(
+            f"{path}, line {number}: the column '{error}' is written twice", "Delete one of the two."
+        ) from error
     except json.JSONDecodeError as error:
         where = f"{path}, line {number}, column {error.colno}"
+        if line.startswith("\ufeff"):
+            raise DataError(
+                f"{path}, line {number}: a byte order mark in the middle of the file",
+                "Files were put together. Delete the three bytes before this line's bracket.",
+            ) from error
         if is_last_without_newline:
             raise DataError(
                 f"{where}: the last line is half-written ({error.msg}), expected one whole JSON object a line",
@@ -232,6 +270,18 @@ def _parse_line(line: str, path: Path, number: int, is_last_without_newline: boo
             'Write each row on a line of its own, as {"column": value, ...}.',
         )
     return value
+
+
+class _RepeatedKeyError(Exception):
+    """Its text is the key."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return values
 
 
 def _lines_of_keys(text: str) -> dict[str, list[int]]:

@@ -7,30 +7,34 @@ train by a fixed rule (`_choice.cut_validation`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from harness.contracts import DataSource, Example, Splits
+from harness.contracts import PARTS, DataSource, Example, Part, Splits
 from harness.errors import DataError
 from tasks._choice import (
     ChoiceTask,
     Parsed,
     check_across,
     choice_metrics,
+    clean_option,
     content_id,
     cut_validation,
     join_notes,
-    leakage_note,
+    quote_note,
+    repeats_note,
     row_id,
     same_options_note,
     unique_ids,
 )
 from tasks._hub import load_hub
 from tasks._read import Folder, Row, type_name
+from tasks._splits import split_files, unread_files
 
 LETTERS = ("A", "B", "C", "D")
 ENDINGS = ("ending0", "ending1", "ending2", "ending3")
-EXPECTED = "train.jsonl, test.jsonl and, where there is one, validation.jsonl"
+EXPECTED = "train.jsonl, test.jsonl and, where there is one, validation.jsonl (or valid, val, dev)"
 CUT_NOTE = "no validation split: {rows} rows were cut from train by a fixed rule"
 
 
@@ -47,33 +51,57 @@ class MedQA(ChoiceTask):
 
     def load(self, source: DataSource) -> Splits:
         """Read and check all splits. Raises `DataError` naming the file and line of a bad row."""
+        return self.load_parts(source, PARTS)
+
+    def load_parts(self, source: DataSource, parts: Collection[Part]) -> Splits:
+        """Read and check these splits; the files of the others stay unread."""
         if source.kind == "hub":
-            return self._load_hub()
+            return self._load_hub(parts)
         if source.kind == "sample":
-            return self._load_sample()
+            return self._load_sample(parts)
         folder = Folder.find(source.path, self.name, EXPECTED)
-        names = ["train", *(["validation"] if folder.has("validation.jsonl") else []), "test"]
-        rows = {name: folder.rows(f"{name}.jsonl") for name in names}
+        names = split_files(folder)
+        rows = {part: folder.rows(name) for part, name in names.items() if part in parts}
         note = "read from a folder, which cannot show that it holds the official split"
-        return _splits(rows, self.title, "dir", comparable=False, note=note, files=folder.files)
+        unread = unread_files(folder, names)
+        notices = (f"{folder.base}: not read: {', '.join(unread)}",) if unread else ()
+        return _splits(
+            rows, self.title, "dir", comparable=False, note=note, files=folder.files, notices=notices
+        )
 
-    def _load_hub(self) -> Splits:
-        found = load_hub(self.hub_id, splits=("train", "test"))
-        return _splits(found.rows, self.title, "hub", comparable=True, revision=found.revision)
+    def files(self, source: DataSource, parts: Collection[Part] = PARTS) -> dict[str, Path] | None:
+        if source.kind == "hub":
+            return {}
+        if source.kind == "sample":
+            from tasks import sample
 
-    def _load_sample(self) -> Splits:
+            return sample.files("facts")
+        folder = Folder.find(source.path, self.name, EXPECTED)
+        return dict(folder.path_of(name) for part, name in split_files(folder).items() if part in parts)
+
+    def _load_hub(self, parts: Collection[Part]) -> Splits:
+        there: tuple[Part, ...] = ("train", "test")
+        found = load_hub(self.hub_id, splits=[part for part in there if part in parts])
+        rows = {part: found.rows[part] for part in there if part in parts}
+        return _splits(rows, self.title, "hub", comparable=True, revision=found.revision)
+
+    def _load_sample(self, parts: Collection[Part]) -> Splits:
         from tasks import sample  # built only where it is asked for
 
+        tables = sample.medqa_rows()
         rows = {
-            name: [Row(values, f"built-in sample {name}, row {n}") for n, values in enumerate(table, start=1)]
-            for name, table in sample.medqa_rows().items()
+            part: [
+                Row(values, f"built-in sample {part}, row {n}") for n, values in enumerate(tables[part], 1)
+            ]
+            for part in PARTS
+            if part in parts
         }
         title, files = sample.MEDQA_TITLE, sample.file_hashes("facts")
         return _splits(rows, title, "sample", comparable=False, note=sample.NOTE, files=files)
 
 
 def _splits(
-    rows: Mapping[str, list[Row]],
+    rows: Mapping[Part, list[Row]],
     title: str,
     source: Literal["hub", "dir", "sample"],
     *,
@@ -81,15 +109,17 @@ def _splits(
     note: str = "",
     revision: str | None = None,
     files: dict[str, str] | None = None,
+    notices: tuple[str, ...] = (),
 ) -> Splits:
-    parsed: dict[str, Parsed] = {
+    """The splits of these rows; those that are not among them are empty."""
+    parsed: dict[Part, Parsed] = {
         name: [(row, _example(row)) for row in table] for name, table in rows.items()
     }
     splits = {name: unique_ids(table) for name, table in parsed.items()}
     check_across(parsed)
-    train, validation, test = splits["train"], splits.get("validation", ()), splits["test"]
+    train, validation, test = (splits.get(part, ()) for part in PARTS)
     cut_note = ""
-    if not validation:
+    if train and not validation:
         if len(train) < 2:
             raise DataError(
                 f"{rows['train'][0].where}: the only training row, and there is no validation split",
@@ -105,8 +135,16 @@ def _splits(
         source=source,
         revision=revision,
         comparable=comparable,
-        note=join_notes(note, cut_note, leakage_note(train, validation, test), same_options_note(test)),
+        note=join_notes(
+            note,
+            cut_note,
+            repeats_note(train, validation, test),
+            same_options_note(test),
+            quote_note(test),
+            *notices,
+        ),
         files=files or {},
+        notices=notices,
     )
 
 
@@ -136,17 +174,14 @@ def _options(row: Row) -> tuple[str, ...]:
 
 
 def _check_answer(row: Row, options: tuple[str, ...], gold: int) -> None:
-    if "answer" in row.values and row.text("answer").strip() != options[gold].strip():
+    answer = row.optional("answer")
+    if answer and clean_option(answer) != clean_option(options[gold]):
         raise row.error(
-            f"'answer' is '{row.values['answer']}', but option {LETTERS[gold]} ('answer_idx') is '{options[gold]}'",
+            f"'answer' is '{answer}', but option {LETTERS[gold]} ('answer_idx') is '{options[gold]}'",
             "Correct 'answer' or 'answer_idx': the two must name the same option.",
         )
 
 
 def _subgroup(row: Row) -> str:
     """What accuracy is broken down by: a column `subgroup` where there is one, else the exam step."""
-    for column in ("subgroup", "meta_info"):
-        value = row.values.get(column)
-        if value is not None:
-            return row.check_text(value, f"'{column}'")
-    return ""
+    return row.optional("subgroup") or row.optional("meta_info")

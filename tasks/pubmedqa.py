@@ -11,13 +11,13 @@ The prompt is that of lm-eval's `pubmedqa`. LONG_ANSWER holds the conclusion and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.contracts import DataSource, Example, Scoring, Splits, Task
+from harness.contracts import PARTS, DataSource, Example, Part, Scoring, Splits, Task
 from harness.errors import DataError
-from tasks._choice import choice_metrics, cut_validation, digest, join_notes, repeated_id
+from tasks._choice import choice_metrics, cut_validation, digest, join_notes, repeated_id, repeats_note
 from tasks._hub import load_hub
 from tasks._read import Document, Folder, Row, type_name
 
@@ -46,6 +46,17 @@ class PubMedQA(Task):
         if source.kind == "sample":
             return self._load_sample()
         return self._load_folder(source.path)
+
+    def files(self, source: DataSource, parts: Collection[Part] = PARTS) -> dict[str, Path] | None:
+        """Both files for any of the splits: one holds the rows of all, the other says which are tested."""
+        if source.kind == "hub":
+            return {}
+        if source.kind == "sample":
+            from tasks import sample
+
+            return sample.files("abstracts")
+        folder = Folder.find(source.path, self.name, EXPECTED)
+        return dict(folder.path_of(name) for name in (ROWS, TEST_LABELS))
 
     def prompt(self, example: Example, scoring: Scoring) -> str:
         """The same in both scorings: the three answers are words, not letters."""
@@ -96,7 +107,7 @@ class PubMedQA(Task):
             "dir",
             revision=None,
             comparable=not notes,
-            note=join_notes(*notes),
+            note=join_notes(*notes, repeats_note(train, validation, test_rows)),
             files=folder.files,
         )
 
@@ -217,5 +228,12 @@ def _example(row: Row, pmid: str, question: str, contexts: object) -> Example:
             f"the contexts are {found}, expected a list of paragraphs",
             'Write the abstract as a list of texts: ["one paragraph", "the next"].',
         )
-    paragraphs = [row.check_text(text, f"context {n}") for n, text in enumerate(contexts, start=1)]
+    # An empty paragraph is kept, as lm-eval keeps it; one of them must hold something.
+    paragraphs = [_paragraph(row, text, n) for n, text in enumerate(contexts, start=1)]
+    if not any(map(str.strip, paragraphs)):
+        raise row.error("all contexts are empty", "Fill them in, or delete this row.")
     return Example(pmid, question, LABELS, row.label("final_decision", LABELS), context="\n".join(paragraphs))
+
+
+def _paragraph(row: Row, text: object, number: int) -> str:
+    return "" if text in ("", None) else row.check_text(text, f"context {number}")

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.checking.sides import Side, from_store, on_seeds
+from harness.commands.reuse import input_changes
 from harness.compare import paired_test
 from harness.errors import UsageError
 from harness.escape import plain
 from harness.launch.local import LaunchOptions, run_local
 from harness.launch.progress import make_display
+from harness.registry import load_registry
 from harness.report.audit import audit, comparable
 from harness.report.outcomes import Group, aligned, digest_of
 from harness.report.pairing import is_fixed
@@ -44,16 +46,18 @@ def rerun(anchor: Side, candidate: Side, results: Path) -> Side:
     """
     fingerprint = _one_environment(candidate, "candidate")
     store = Store(results / FOLDER / fingerprint[:12])
+    tasks = load_registry().tasks
     records = []
     for old in anchor.group.records:
         spec = old.spec
-        done = store.state(spec.run_id) == "ok"
-        if done:
-            environment = store.record(spec.run_id).environment
-            done = environment is not None and environment.fingerprint == fingerprint
-        if done:
-            records.append(store.record(spec.run_id))
-            continue
+        if store.state(spec.run_id) == "ok":
+            stored = store.record(spec.run_id)
+            environment = stored.environment
+            same = environment is not None and environment.fingerprint == fingerprint
+            task = tasks.get(spec.task.name)
+            if same and not input_changes(stored, task() if task else None):
+                records.append(stored)
+                continue
         processes = old.environment.processes if old.environment else 1
         options = LaunchOptions(processes=processes, force=True)
         with make_display(f"anchor {spec.run_id}", quiet=False, as_json=False) as display:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
-from harness.contracts import DataSource
+from harness.contracts import DataSource, Splits
 from harness.errors import MissingDependencyError
+from harness.items import check_choices, scored_items
 from harness.plugins import guarded_class
 from harness.registry import Registry
 from harness.spec import RunSpec
@@ -46,10 +47,22 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def check_data(specs: Iterable[RunSpec], registry: Registry) -> None:
-    """Read each task's local data once. Raises `DataError` naming the file and line of a bad row."""
-    pairs = {(spec.task.name, spec.task.source): None for spec in specs if spec.task.source != "hub"}
-    for name, source in pairs:
+def check_data(specs: Iterable[RunSpec], registry: Registry) -> list[str]:
+    """Read and check each task's data once; returns what the user should hear of it.
+
+    All splits: a run that trains loads its test split only afterwards, and a bad row in it must not be found
+    hours later. Raises `DataError` naming the file and line.
+    """
+    splits: dict[tuple[str, str], Splits] = {}
+    for spec in specs:
+        name, source = spec.task.name, spec.task.source
+        # What is on the Hub is checked here only where the run itself would find it late: it takes seconds.
+        if source == "hub" and not spec.trains:
+            continue
         task = registry.task(name)
         with guarded_class(task):
-            task().load(DataSource.parse(source))
+            if (name, source) not in splits:
+                splits[name, source] = task().load(DataSource.parse(source))
+            asked = scored_items(splits[name, source], spec.task.split, spec.task.limit)
+            check_choices(task(), asked, spec.task.scoring)
+    return list(dict.fromkeys(line for loaded in splits.values() for line in loaded.notices))

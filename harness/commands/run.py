@@ -18,7 +18,7 @@ from harness.launch.grid import After, Outcomes, run_all
 from harness.launch.local import LaunchOptions
 from harness.leftovers import tidy
 from harness.record import RunRecord
-from harness.registry import load_registry
+from harness.registry import Registry, load_registry
 from harness.report.text import print_runs, print_table
 from harness.spec import RunSpec
 from harness.store import Store, differences
@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
     asked = parse_grid(args, registry, notify=lambda text: say(_framed(text)))
     # Of a run that is tuned it is the run at the chosen rate that is looked for, later.
     specs, refusal = usable(asked, store, force=args.force or bool(args.tune or study.tune))
-    tuner = Tuner(specs, args.tune or study.tune or 1, store, force=args.force)
+    tuner = Tuner(specs, args.tune or study.tune or 1, store, registry, force=args.force)
     where, notice = places(args.parallel, args.processes)
     finals = [found for found in map(tuner.resolved, specs) if isinstance(found, RunSpec)]
     known = [found for spec in tuner.settled(specs) if isinstance(found := tuner.resolved(spec), RunSpec)]
-    done = {} if args.force else _already_done(known, store)
+    done = {} if args.force else _already_done(known, store, registry)
     if args.dry_run:
         _print_dry_run(_items(specs, tuner, store, args), study.name, _side_by_side(where), args)
         return EXIT_OK
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
             say(f"note: {left}")
     missing = [spec for spec in finals if spec.run_id not in done]
     check_packages([*tuner.missing, *missing], registry)
-    check_data([*tuner.missing, *missing], registry)
+    for line in check_data([*tuner.missing, *missing], registry):
+        say(f"note: {line}")
     if len(specs) == 1 and done and not tuner.missing:
         say(f"already done: {next(iter(done))} (use --force to run again)")
     elif len(specs) + len(tuner.all) > 1 and not args.quiet and not args.json:
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"note: {notice}")
     if args.warm and args.processes > 1:
         say("note: --warm has no effect on runs of several processes")
-    records, code = _Session(args, store, where, say).go(specs, tuner)
+    records, code = _Session(args, store, registry, where, say).go(specs, tuner)
     if args.json:
         dumped = [record.model_dump(mode="json") for record in records]
         print(json.dumps(dumped[0] if len(specs) == 1 and dumped else dumped, indent=1))
@@ -101,17 +102,25 @@ def _framed(text: str) -> str:
     return f"{rule}\n{text}\n{rule}"
 
 
-def _already_done(specs: Sequence[RunSpec], store: Store) -> dict[str, RunRecord]:
-    records = ((spec.run_id, reusable(spec, store)) for spec in specs)
+def _already_done(specs: Sequence[RunSpec], store: Store, registry: Registry) -> dict[str, RunRecord]:
+    records = ((spec.run_id, reusable(spec, store, registry)) for spec in specs)
     return {run_id: record for run_id, record in records if record is not None}
 
 
 class _Session:
     """Runs what is missing of a grid: the trials, then the runs at the rates that these choose."""
 
-    def __init__(self, args: argparse.Namespace, store: Store, where: Sequence[Place], say: Say) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        store: Store,
+        registry: Registry,
+        where: Sequence[Place],
+        say: Say,
+    ) -> None:
         self._args = args
         self._store = store
+        self._registry = registry
         self._where = where
         self._say = say
         self._options = LaunchOptions(
@@ -134,7 +143,7 @@ class _Session:
         self._tell_tuning(specs, tuner)
         kept, refusal = usable(list(finals.values()), self._store, force=self._args.force)
         finals = {spec.run_id: spec for spec in kept}
-        done = {} if self._args.force else _already_done(kept, self._store)
+        done = {} if self._args.force else _already_done(kept, self._store, self._registry)
         runs = self._launch([spec for run_id, spec in finals.items() if run_id not in done], self._store)
         if len(specs) == 1 and (trials.refusals or runs.refusals):
             raise next(iter({**trials.refusals, **runs.refusals}.values()))

@@ -199,7 +199,7 @@ def _print_origins(console: Console, record: RunRecord) -> None:
             ["items", sizes],
         ]
     if model := record.model:
-        weights = model.fingerprint or "random weights"
+        weights = "random weights" if model.source == "random" else model.fingerprint or "weights not hashed"
         rows.append(
             ["model", f"{model.source}, revision {model.revision or MISSING}, {model.dtype}, {weights}"]
         )

@@ -11,6 +11,7 @@ from harness.commands.reuse import check_holds
 from harness.errors import StoreError
 from harness.launch.progress import duration
 from harness.record import RunRecord
+from harness.registry import Registry
 from harness.report.text import interval, number, print_table
 from harness.spec import RunSpec
 from harness.store import Store
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
 class Tuner:
     """The trials of a grid: those there are, those to run, and the runs they lead to."""
 
-    def __init__(self, specs: Sequence[RunSpec], n: int, store: Store, *, force: bool) -> None:
+    def __init__(
+        self, specs: Sequence[RunSpec], n: int, store: Store, registry: Registry, *, force: bool
+    ) -> None:
         self.store = trial_store(store)
         self._root = store.root
+        self._registry = registry
         self._trials = {spec.run_id: trials_of(spec, n) for spec in specs}
         self.all = list(
             {trial.run_id: trial for trials in self._trials.values() for trial in trials}.values()
@@ -51,7 +55,7 @@ class Tuner:
             if state in ("ok", "failed"):
                 record = self.store.record(trial.run_id)
                 if is_decided(record):
-                    check_holds(trial, record, self.store)
+                    check_holds(trial, record, self.store, self._registry)
                     found[trial.run_id] = record
         return found
 

@@ -140,8 +140,9 @@ def groups(records: Sequence[RunRecord]) -> list[Group]:
     found: dict[tuple[str, ...], list[RunRecord]] = {}
     for record in records:
         if record.status == "ok" and record.data:
-            # Data can change under an unchanged spec: those runs are no seeds of one group.
-            key = (digest_of(record), record.data.title, record.data.test_fingerprint)
+            # Data and weights can change under an unchanged spec: those runs are no seeds of one group.
+            data, weights = record.data, (record.model and record.model.fingerprint) or ""
+            key = (digest_of(record), data.title, data.fingerprint, data.test_fingerprint, weights)
             found.setdefault(key, []).append(record)
     members = [sorted(own, key=lambda record: record.spec.seed) for own in found.values()]
     named = labels([own[0] for own in members])

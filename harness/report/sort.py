@@ -104,7 +104,7 @@ def _column(record: RunRecord, key: ColumnKey) -> Column:
         task=record.spec.task.name,
         source=data.source if data else record.spec.task.source,
         items=key.items,
-        n=data.test_n if data else None,
+        n=data.test_n if data and data.test_fingerprint else None,
         chance=score("chance_accuracy"),
         majority=score("majority_accuracy"),
         comparable=data.comparable if data else False,
@@ -113,8 +113,8 @@ def _column(record: RunRecord, key: ColumnKey) -> Column:
 
 
 def _column_of(record: RunRecord, members: Members) -> ColumnKey:
-    """Where a run that failed belongs; one that never read its data goes with those that read the same."""
-    if record.data is not None:
+    """Where a run that failed belongs; one that never read its test items goes with those that read the same."""
+    if record.data is not None and record.data.test_fingerprint:
         return ColumnKey(record.data.title, record.data.test_fingerprint)
     for (_, key), group in members.groups.items():
         task = group.first.spec.task

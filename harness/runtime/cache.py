@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import shutil
 import time
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import StoreError, UsageError
-from harness.files import write_json_atomic
+from harness.errors import UsageError
+from harness.hashes import cache_root
 
 UNUSED_DAYS = 30
 _PUBLIC = ("hub", "sample", "package")
-
-
-def cache_root() -> Path:
-    """Where medtune keeps what it made once: $MEDTUNE_CACHE, else ~/.cache/medtune."""
-    given = os.environ.get("MEDTUNE_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "medtune"
 
 
 def may_keep(variable: str, default: Literal["public", "all"], source: str) -> bool:
@@ -64,31 +56,3 @@ def forget_unused(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def remembered_sha256(path: Path) -> str:
-    """A file's SHA-256, remembered by its size and time of change: hashing 140 GB takes minutes."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()
-    memo = cache_root() / "sha256" / f"{key[:32]}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError):  # not remembered: nothing but time is lost
-        return str(json.loads(memo.read_text())["sha256"])
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    with contextlib.suppress(OSError, StoreError):  # a home that cannot be written to costs time only
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(memo, {"sha256": sha256})
-    return sha256
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the weight files' names and hashes.
-
-    In the Hub's cache the name of the blob is its hash already.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        blob = path.resolve().name
-        own = blob if path.is_symlink() and len(blob) == 64 else remembered_sha256(path)
-        digest.update(f"{path.name}:{own}\n".encode())
-    return digest.hexdigest()

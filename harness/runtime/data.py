@@ -6,8 +6,6 @@ tokens, so that what is trained is what is scored.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -19,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import Example, Scoring, Task
-from harness.errors import DataError, UsageError
+from harness.errors import UsageError
 from harness.runtime.cuts import alike, cheapest_cuts, filled_rows
 from harness.runtime.texts import Encoder, with_spaces_moved
 
@@ -132,17 +130,6 @@ def encode_all(
     return encode_pairs(tokenizer, text_pairs(task, examples, scoring), max_length)
 
 
-def check_choices(task: Task, examples: Sequence[Example], scoring: Scoring) -> None:
-    """Raises `DataError` for an item one of whose choices has no text: nothing of it can be scored."""
-    for e in examples:
-        for number, choice in enumerate(task.choices(e, scoring), start=1):
-            if not choice.strip():
-                raise DataError(
-                    f"item {e.id}: choice {number} is empty, so it has no likelihood",
-                    "Give the choice a text, or leave the item out of the data.",
-                )
-
-
 def set_seed(seed: int) -> None:
     """Seed every generator of this process: Python's, numpy's, and torch's on all devices.
 
@@ -157,17 +144,6 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
     """The order of `count` examples in `epoch`; depends on nothing but its arguments."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator).tolist()
-
-
-def data_fingerprint(task: Task, scoring: Scoring, splits: Sequence[Sequence[Example]]) -> str:
-    """SHA-256 over what a model is trained and scored on: prompts, choices and gold, all splits."""
-    digest = hashlib.sha256()
-    for examples in splits:
-        for e in examples:
-            row = [e.id, task.prompt(e, scoring), task.choices(e, scoring), e.gold, e.subgroup]
-            digest.update(json.dumps(row).encode())
-        digest.update(b"\x00")
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from lm_eval.evaluator import evaluate
 
 from harness.contracts import Example, Prediction, Scoring, Task
 from harness.errors import NonFiniteLossError, UsageError
-from harness.runtime.data import check_choices, shuffled
+from harness.items import check_choices
+from harness.runtime.data import shuffled
 from harness.runtime.prompts import UnscorableError
 from harness.runtime.scorer import Scorer
 from harness.runtime.shown import example_texts, same_texts

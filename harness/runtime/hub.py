@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -16,6 +15,7 @@ from huggingface_hub.errors import (
 )
 
 from harness.errors import UsageError
+from harness.hubcache import weights_complete
 from harness.runtime.model_checks import refuse_adapter
 
 # Never a pickled weight file: safetensors only.
@@ -34,17 +34,9 @@ def cached_snapshot(hub_id: str, revision: str | None, *, weights: bool = True) 
     except HFValidationError as error:
         raise _no_such_model(hub_id) from error
     refuse_adapter(folder, hub_id)
-    if not (folder / "config.json").exists() or (weights and not _weights_complete(folder)):
+    if not (folder / "config.json").exists() or (weights and not weights_complete(folder)):
         return None
     return folder
-
-
-def _weights_complete(folder: Path) -> bool:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = set(json.loads(index.read_text())["weight_map"].values())
-        return all((folder / name).exists() for name in names)
-    return any(folder.glob("*.safetensors"))
 
 
 def _no_such_model(hub_id: str) -> UsageError:
@@ -81,7 +73,7 @@ def download_snapshot(hub_id: str, revision: str | None, *, weights: bool = True
     refuse_adapter(folder, hub_id)
     if not (folder / "config.json").exists():
         raise UsageError(f"model {hub_id} has no config.json", "Give a model that transformers can load.")
-    if weights and not _weights_complete(folder):
+    if weights and not weights_complete(folder):
         raise UsageError(
             f"model {hub_id} has no complete safetensors weights",
             "Only safetensors are read; convert the model and give the folder.",

@@ -21,8 +21,9 @@ from transformers import (
 
 from harness.cards import CARDS
 from harness.errors import UsageError
+from harness.hashes import hashes
+from harness.modelfiles import files_read, weights_sha256
 from harness.record import ModelInfo
-from harness.runtime.cache import weights_sha256
 from harness.runtime.gguf import dequantised, package_weights
 from harness.runtime.hub import cached_snapshot, download_snapshot
 from harness.runtime.model_checks import refuse_acausal, refuse_adapter, refuse_incomplete
@@ -73,6 +74,14 @@ class Located:
     revision: str | None
     notes: tuple[str, ...] = ()
     hub_id: str | None = None
+    origin: Path | None = None
+    """The GGUF file that `folder` was made from; None where that is the model's own."""
+
+    def files(self) -> dict[str, Path]:
+        """What loading it reads, by name."""
+        if self.origin is not None:
+            return {self.origin.name: self.origin}
+        return files_read(self.folder, weights=self.source != "random")
 
 
 def locate(spec: ModelSpec, *, weights: bool = True) -> Located:
@@ -90,7 +99,7 @@ def _locate(spec: ModelSpec, weights: bool) -> Located:
         plain = spec.model_copy(update={"name": spec.name.removeprefix(RANDOM)})
         inner = locate(plain, weights=False)
         note = "random weights: scores mean nothing, memory and speed do"
-        return Located(inner.folder, "random", inner.revision, (*inner.notes, note))
+        return Located(inner.folder, "random", inner.revision, (*inner.notes, note), origin=inner.origin)
     card = CARDS.get(spec.name)
     if card is None and Path(spec.name).expanduser().is_dir():
         return _from_folder(Path(spec.name).expanduser())
@@ -110,7 +119,8 @@ def _from_folder(folder: Path) -> Located:
         return Located(folder, "dir", None)
     if len(files) > 1:
         raise UsageError(f"model folder {folder} holds {len(files)} GGUF files", "Leave one in it.")
-    return Located(dequantised(files[0]), "dir", None, (f"weights dequantised from {files[0].name}",))
+    note = f"weights dequantised from {files[0].name}"
+    return Located(dequantised(files[0]), "dir", None, (note,), origin=files[0])
 
 
 def _from_hub_or_package(hub_id: str, package: str, weights: bool) -> Located:
@@ -119,7 +129,7 @@ def _from_hub_or_package(hub_id: str, package: str, weights: bool) -> Located:
     except UsageError:
         file = package_weights(package)
         note = f"weights dequantised from {file.name} of the Python package {package}"
-        return Located(dequantised(file), "package", None, (note,))
+        return Located(dequantised(file), "package", None, (note,), origin=file)
     return Located(folder, "hub", folder.name, hub_id=hub_id)
 
 
@@ -244,4 +254,5 @@ def model_info(located: Located, spec: ModelSpec, notes: Sequence[str] = ()) -> 
         dtype=spec.dtype,
         quantization=None if random or stored is None else described(stored),
         notes=(*located.notes, *notes),
+        files=hashes(located.files()),
     )

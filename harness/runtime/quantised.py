@@ -23,15 +23,14 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from harness.errors import StoreError, UsageError
 from harness.files import sha256_of
+from harness.hashes import cache_root, remembered_sha256
 from harness.lock import locked
+from harness.modelfiles import weights_sha256
 from harness.runtime.cache import (
-    cache_root,
     forget_unused,
     mark_used,
     may_keep,
     private_folder,
-    remembered_sha256,
-    weights_sha256,
 )
 from harness.runtime.device import rank
 

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from harness.contracts import DataSource, Example, Splits, Strategy, Task
-from harness.errors import UsageError
+from harness.contracts import TRAINED_ON, DataSource, Example, Splits, Strategy, Task
+from harness.errors import DataError, UsageError
 from harness.files import sync_folder
 from harness.inputs import scoring_sentences, training_sentences
-from harness.leftovers import CHECKPOINTS
+from harness.items import check_choices, data_fingerprint, scored_items
+from harness.leftovers import CHECKPOINTS, last_checkpoint
 from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.adapted import adapted
@@ -28,8 +29,6 @@ from harness.runtime.counting import count_parameters
 from harness.runtime.data import (
     Row,
     RowError,
-    check_choices,
-    data_fingerprint,
     refuse_outside,
     set_seed,
     shuffled,
@@ -59,6 +58,7 @@ from harness.runtime.shown import scored_inputs, trained_inputs
 from harness.runtime.text_path import as_text_model
 from harness.runtime.token_cache import TokenCache
 from harness.spec import RunSpec
+from harness.trained_on import TrainedOn, check_trained_on, write_trained_on
 
 if TYPE_CHECKING:
     from harness.runtime.callbacks import Throughput
@@ -106,6 +106,8 @@ class Run:
             with self._phase("save"):
                 self._save(model, strategy, base)
         with self._phase("evaluate"):
+            if strategy.trains:
+                splits = self._with_test(task, splits)
             self._evaluate(model, task, tokenizer, splits)
         sync_folder(self.folder)  # on the disk before a record speaks of it
 
@@ -132,8 +134,9 @@ class Run:
             self.meter.imported()
             if slow := slow_products(self.device, self.spec.model.dtype):
                 self.events.notice(slow)
-            splits = task.load(DataSource.parse(self.spec.task.source))
-            check_choices(task, self._test(splits), self.spec.task.scoring)
+            # What trains does not hold the test items; they were checked before this process was started.
+            source = DataSource.parse(self.spec.task.source)
+            splits = task.load_parts(source, TRAINED_ON) if strategy.trains else task.load(source)
             located = locate(self.spec.model)
             for note in located.notes:
                 self.events.notice(note)
@@ -143,11 +146,40 @@ class Run:
             for note in base.notes:
                 self.events.notice(note)
             self.model_info = model_info(located, self.spec.model, base.notes)
-            self.data = self._data_info(task, splits)
+            if strategy.trains:
+                self._check_unfinished(task, splits)
+            self.data = self._data_info(task, splits, scored=not strategy.trains)
         return base, tokenizer, model, splits
 
-    def _data_info(self, task: Task, splits: Splits) -> DataInfo:
-        test = self._test(splits)
+    def _check_unfinished(self, task: Task, splits: Splits) -> None:
+        """Refuse to go on from a checkpoint that was made of other data or another model."""
+        inputs = TrainedOn(
+            data=data_fingerprint(task, self.spec.task.scoring, (splits.train, splits.validation)),
+            data_files=splits.files,
+            model_files=self.model_info.files if self.model_info else {},
+        )
+        check_trained_on(inputs, self.folder, resumes=last_checkpoint(self.folder) is not None)
+        if rank() == 0:
+            write_trained_on(inputs, self.folder)
+
+    def _with_test(self, task: Task, trained_on: Splits) -> Splits:
+        """All splits, of which train and validation must be what was trained on. Raises `DataError`."""
+        source = DataSource.parse(self.spec.task.source)
+        # A trial scores validation and leaves test alone.
+        is_trial = self.spec.task.split == "validation"
+        splits = trained_on if is_trial else task.load(source)
+        if (splits.train, splits.validation) != (trained_on.train, trained_on.validation):
+            raise DataError(
+                f"the training data in {self.spec.task.source} has changed while the run trained",
+                "Put it back as it was and run again: the run goes on from its last checkpoint.",
+            )
+        check_choices(task, self._test(splits), self.spec.task.scoring)
+        self.data = self._data_info(task, splits, scored=True)
+        return splits
+
+    def _data_info(self, task: Task, splits: Splits, *, scored: bool) -> DataInfo:
+        """`scored`: whether what is scored has been loaded."""
+        test = self._test(splits) if scored else ()
         train, validation = self._train_examples(splits), splits.validation
         scoring = self.spec.task.scoring
         on_test = self.spec.task.split == "test"
@@ -158,25 +190,19 @@ class Run:
             source=splits.source,
             revision=splits.revision,
             fingerprint=data_fingerprint(task, scoring, (splits.train, validation, splits.test)),
-            test_fingerprint=data_fingerprint(task, scoring, (test,)),
+            test_fingerprint=data_fingerprint(task, scoring, (test,)) if scored else "",
             train_n=len(train),
             validation_n=len(validation),
             test_n=len(test),
-            test_known_n=len(splits.test),
-            comparable=on_test and splits.comparable and len(test) == len(splits.test),
+            test_known_n=len(splits.test if on_test else validation),
+            comparable=scored and on_test and splits.comparable and len(test) == len(splits.test),
             note=splits.note,
             files=splits.files,
         )
 
     def _test(self, splits: Splits) -> tuple[Example, ...]:
         """The items that are scored: of the test split, or of validation in a tuning trial."""
-        scored = splits.validation if self.spec.task.split == "validation" else splits.test
-        if not scored:
-            raise UsageError(
-                f"{splits.title} has no {self.spec.task.split} items to score",
-                "Add that split to the data folder, or leave --tune out.",
-            )
-        return scored[: self.spec.task.limit]
+        return scored_items(splits, self.spec.task.split, self.spec.task.limit)
 
     def _train_examples(self, splits: Splits) -> Sequence[Example]:
         limit = self.spec.train.limit

@@ -21,7 +21,8 @@ import numpy as np
 import safetensors.numpy
 from transformers import PreTrainedTokenizerBase
 
-from harness.runtime.cache import cache_root, forget_unused, mark_used, may_keep, private_folder
+from harness.hashes import cache_root
+from harness.runtime.cache import forget_unused, mark_used, may_keep, private_folder
 from harness.runtime.data import Row, encode_pairs
 from harness.runtime.device import rank
 

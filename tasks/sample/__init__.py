@@ -64,7 +64,12 @@ def read_groups() -> tuple[Group, ...]:
 
 def file_hashes(folder: str) -> dict[str, str]:
     """SHA-256 of each file the sample is built from; `folder` is "facts" or "abstracts"."""
-    return {f"{folder}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files(folder).items()}
+
+
+def files(folder: str) -> dict[str, Path]:
+    """The files the sample is built from, by the names under which their hashes are stored."""
+    return {f"{folder}/{path.name}": path for path in _files(folder)}
 
 
 def medqa_rows() -> Table:

@@ -10,6 +10,7 @@ The last two import the libraries once and fork, which is most of their time.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import json
 import os
@@ -27,7 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from harness.contracts import DataSource
+from harness.contracts import DataSource, Example
 from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from harness.record import RunRecord
 from harness.registry import load_registry
@@ -519,6 +520,90 @@ def assert_same(folder: Path, whole: Path, found: RunRecord, expected: RunRecord
     ]
     for key in ("train_steps", "train_tokens", "train_flops", "trainable_parameters", "adapter_bytes"):
         assert getattr(found.cost, key) == getattr(expected.cost, key), key
+
+
+def medqa_folder(root: Path, mark: str) -> Path:
+    """Sixty rows to train on and eight to test; `mark` stands in each test question."""
+    folder = root / "data"
+    folder.mkdir()
+    for name, numbers in (("train", range(60)), ("test", range(100, 108))):
+        rows = (
+            {
+                "question": f"{mark if name == 'test' else ''} Item {n}: which fits?",
+                "options": {letter: f"{letter.lower()} {n}" for letter in "ABCD"},
+                "answer_idx": "ABCD"[n % 4],
+            }
+            for n in numbers
+        )
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_what_trains_does_not_hold_the_test_items(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = medqa_folder(tmp_path, "unseen-until-trained")
+    held: list[list[str]] = []
+
+    def look() -> None:
+        gc.collect()
+        held.append([o.question for o in gc.get_objects() if type(o) is Example])
+
+    stop_at(3, monkeypatch, look)
+    run(make(task={"name": "medqa", "source": str(folder)}))
+    (questions,) = held
+    assert sum("Item 5:" in question for question in questions)
+    assert not [question for question in questions if "unseen-until-trained" in question]
+
+
+def test_a_trial_reads_no_test_file(make: Make, tmp_path: Path) -> None:
+    folder = medqa_folder(tmp_path, "")
+    (folder / "test.jsonl").write_text("not to be read")
+    found = run(make(task={"name": "medqa", "source": str(folder), "split": "validation"}))
+    assert found.data is not None
+    assert list(found.data.files) == ["train.jsonl"]
+    assert (found.data.test_n, found.data.test_known_n) == (6, 6)
+
+
+def test_data_that_changed_while_training_is_not_scored(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = medqa_folder(tmp_path, "")
+    train = data / "train.jsonl"
+    before = train.read_text()
+    stop_at(6, monkeypatch, lambda: train.write_text(before.replace("Item", "Thing")) and None)
+    folder = make(task={"name": "medqa", "source": str(data)}, train={"checkpoint_steps": 2})
+    assert execute.main(folder) == EXIT_USAGE
+    assert "has changed while the run trained" in lines(folder, "events")[-1]["message"]
+    monkeypatch.undo()
+    train.write_text(before)
+    assert run(folder).data is not None
+
+
+@pytest.mark.parametrize("what", ["data", "model"])
+def test_a_checkpoint_of_other_inputs_is_not_gone_on_from(
+    what: str, make: Make, tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = medqa_folder(tmp_path, "")
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    folder = make(
+        task={"name": "medqa", "source": str(data)}, train={"checkpoint_steps": 2}, model={"name": str(base)}
+    )
+    stop_at(3, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert execute.main(folder) == EXIT_INTERRUPTED
+    monkeypatch.undo()
+    changed = {"data": data / "dev.jsonl", "model": base / "generation_config.json"}[what]
+    before = changed.read_bytes() if changed.exists() else None
+    if what == "data":
+        shutil.copy(data / "test.jsonl", changed)
+    else:
+        changed.write_text('{"temperature": 0.5}')
+    assert execute.main(folder) == EXIT_USAGE
+    refused = lines(folder, "events")[-1]
+    assert f"{what} has changed since: {changed.name} is " in refused["message"]
+    assert "--no-resume" in refused["remedy"]
+    changed.unlink() if before is None else changed.write_bytes(before)
+    assert run(folder).resumed == 1
 
 
 # ---- going on after a kill

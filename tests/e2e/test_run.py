@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +121,38 @@ def test_a_run_is_stored_shown_and_not_run_again(cli: Cli) -> None:
     shown = cli("show", record["run_id"], "--results", str(cli.results)).stdout
     assert "python -m harness run" in shown
     assert record["run_id"] in cli("list", "runs", "--json", "--results", str(cli.results)).stdout
+
+
+def test_a_result_is_not_used_again_after_its_inputs_changed(
+    cli: Cli, tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [
+        {"question": f"Item {n}?", "options": dict.fromkeys("ABCD", f"{n}") | {"B": "b"}, "answer_idx": "B"}
+        for n in range(20)
+    ]
+    for name in ("train", "test"):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--strategy", "zero-shot", "--task", "medqa", "--data", str(data), "--model", str(model))
+    record = cli.run(*words)
+    assert set(record["model"]["files"]) >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert cli.run(*words) == record
+
+    shutil.copy(data / "test.jsonl", data / "dev.jsonl")
+    done = cli("run", *cli.base, *cli.few, *words, expect=2)
+    assert f"its data has changed since: dev.jsonl is new in {data}" in done.stderr
+    assert "--force" in done.stderr
+    (data / "dev.jsonl").unlink()
+    weights, stat = model / "model.safetensors", (model / "model.safetensors").stat()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    done = cli("run", *cli.base, *cli.few, *words, expect=2)
+    assert f"its model has changed since: model.safetensors is changed in {model}" in done.stderr
+    assert cli.run(*words, "--force")["model"]["fingerprint"] != record["model"]["fingerprint"]
 
 
 def test_force_gives_the_same_numbers_again(cli: Cli) -> None:

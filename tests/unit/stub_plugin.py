@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from harness.contracts import DataSource, Example, Metric, Scoring, Splits, Strategy, Task
+from harness.contracts import PARTS, DataSource, Example, Metric, Scoring, Splits, Strategy, Task
 from harness.errors import DataError, UsageError
 
 
@@ -26,6 +27,9 @@ class StubTask(Task):
                 raise DataError(f"{file}: missing", "Give a folder with test.jsonl.")
         example = (Example("1", "q", ("a", "b"), 0),)
         return Splits(example, example, example, "Stub", source.kind, None, False, files=files)
+
+    def files(self, source: DataSource, parts: object = PARTS) -> dict[str, Path]:
+        return {"test.jsonl": source.path / "test.jsonl"} if source.path else {}
 
     def prompt(self, example: Example, scoring: Scoring) -> str:
         return example.question

@@ -10,9 +10,10 @@ from stubs import PLUGIN, parse
 
 from harness.cards import CARDS, default_scoring, learning_rate_scale, resolve_model_name
 from harness.errors import UsageError
+from harness.hubcache import hub_cache
 from harness.registry import load_registry
 from harness.settings import format_value, parse_value
-from harness.sources import hub_cache, resolve_source
+from harness.sources import resolve_source
 from harness.study import parse_grid
 
 

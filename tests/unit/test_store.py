@@ -11,7 +11,7 @@ import sys
 import pytest
 from stubs import ROOT
 
-from harness.commands.run import reusable
+from harness.commands.reuse import reusable
 from harness.errors import StoreError, UsageError
 from harness.files import write_json_atomic, write_text_atomic
 from harness.record import Cost, Failure, RunRecord
@@ -115,9 +115,9 @@ def test_where_a_plugin_lies_is_no_difference(one):
     assert list(differences(spec, edited)) == ["plugins.0.sha256"]
 
 
-def test_a_failed_run_is_not_reused(store, one):
+def test_a_failed_run_is_not_reused(store, one, stub_registry):
     put(store, failed(one()))
-    assert reusable(one(), store) is None
+    assert reusable(one(), store, stub_registry) is None
 
 
 # --- broken and foreign content -----------------------------------------------------------------

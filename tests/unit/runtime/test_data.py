@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import Example
 from harness.errors import DataError, UsageError
+from harness.items import check_choices, data_fingerprint
 from harness.runtime.data import (
     IGNORED,
     Cut,
@@ -21,9 +22,7 @@ from harness.runtime.data import (
     RowError,
     StepBatches,
     StepLoader,
-    check_choices,
     collate,
-    data_fingerprint,
     encode,
     encode_all,
     encode_pairs,

@@ -15,8 +15,8 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from harness.errors import MissingDependencyError, UsageError
+from harness.modelfiles import weights_sha256
 from harness.runtime import gguf
-from harness.runtime.cache import weights_sha256
 from harness.runtime.models import (
     Base,
     Located,
@@ -194,6 +194,7 @@ def test_the_fingerprint_is_of_the_weights_content(folder: Path, tmp_path: Path)
 
 
 def test_the_fingerprint_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.hashes.SETTLED_SECONDS", -1.0)
     first = weights_sha256(folder)
 
     def unreadable(*_: Any) -> Any:
@@ -205,18 +206,20 @@ def test_the_fingerprint_is_remembered(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_cache_that_cannot_be_written_costs_time_only(folder: Path, cache: Path) -> None:
     expected = weights_sha256(folder)
-    shutil.rmtree(cache)
+    shutil.rmtree(cache, ignore_errors=True)
     cache.write_text("a file is in the way")
     assert weights_sha256(folder) == expected
 
 
 def test_a_hub_blob_is_its_own_hash(tmp_path: Path) -> None:
     snapshot, name = tmp_path / "snapshot", "ab" * 32
+    blobs = tmp_path / "blobs"
     snapshot.mkdir()
-    (tmp_path / name).write_bytes(b"not read")
-    (snapshot / "model.safetensors").symlink_to(tmp_path / name)
+    blobs.mkdir()
+    (blobs / name).write_bytes(b"not read")
+    (snapshot / "model.safetensors").symlink_to(blobs / name)
     first = weights_sha256(snapshot)
-    (tmp_path / name).write_bytes(b"still not read")
+    (blobs / name).write_bytes(b"still not read")
     assert weights_sha256(snapshot) == first
 
 

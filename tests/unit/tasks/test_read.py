@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def test_not_utf8(medqa: Path) -> None:
     path = medqa / "train.jsonl"
     path.write_bytes(json.dumps(medqa_row()).encode() + b'\n{"question": "caf\xe9"}\n')
     error = refused(medqa)
-    assert error.message == f"{path}, line 2: not UTF-8 text (byte 0xe9)"
+    assert error.message == f"{path}, line 2: not UTF-8 text (byte 0xe9); it looks like Windows-1252"
     assert "iconv" in error.remedy
 
 
@@ -189,12 +190,14 @@ def test_a_folder_where_a_file_is_expected(medqa: Path) -> None:
     assert refused(medqa).message == f"{medqa / 'test.jsonl'}: is a folder, expected a file"
 
 
-@pytest.mark.parametrize("method", ["read_bytes", "exists"])
-def test_no_permission(medqa: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    def forbidden(path: Path) -> bytes:  # chmod would not stop a test run by root
+@pytest.mark.parametrize(
+    "owner", [(os, "open"), (Path, "exists"), (Path, "iterdir")], ids=lambda owner: owner[1]
+)
+def test_no_permission(medqa: Path, monkeypatch: pytest.MonkeyPatch, owner: tuple[Any, str]) -> None:
+    def forbidden(path: Path, *_: object) -> bytes:  # chmod would not stop a test run by root
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, method, forbidden)
+    monkeypatch.setattr(*owner, forbidden)
     error = refused(medqa)
     assert str(medqa) in error.message
     assert "no permission" in error.message
