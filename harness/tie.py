@@ -29,10 +29,18 @@ GRACE_SECONDS = 5.0
 
 
 @functools.cache
+def _pipe() -> tuple[int, int]:
+    return os.pipe()
+
+
 def launcher_pipe() -> int:
     """The end that runs watch. The other stays open in this process, and in none that it starts."""
-    watched, _ = os.pipe()
-    return watched
+    return _pipe()[0]
+
+
+def let_go() -> None:
+    """In a fork of the launcher that executes nothing else first: the end that is the launcher's is closed."""
+    os.close(_pipe()[1])
 
 
 def tied() -> dict[str, str]:

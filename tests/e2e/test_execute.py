@@ -3,8 +3,9 @@
 This file is also a program, for what needs processes of its own:
 `python test_execute.py run FOLDER` executes one run;
 `python test_execute.py pairs FOLDER...` executes each in two processes, as torchrun starts them;
+`python test_execute.py stopped-pairs STEP|save FOLDER ...` does too, and kills them there;
 `python test_execute.py kill STEP FOLDER...` executes each in a child that is killed after STEP steps.
-The last two import the libraries once and fork, which is most of their time.
+All but the first import the libraries once and fork, which is most of their time.
 """
 
 from __future__ import annotations
@@ -750,6 +751,44 @@ def test_torchrun_starts_a_run(one_process: dict[str, Path], tmp_path: Path, tin
     assert_repeats(folder, one_process["full"])
 
 
+STOPPED_PAIRS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "plain, in a step": ("lora", {"settings": {"r": 4, "dropout": 0.2}}, "5"),
+    "plain, after the last": ("lora", {"settings": {"r": 4, "dropout": 0.2}}, "save"),
+    "zero3, in a step": ("full", {"engine": ZERO3}, "5"),
+    "zero3, after the last": ("full", {"engine": ZERO3}, "save"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped_pairs(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path
+) -> dict[str, tuple[Path, Path]]:
+    """Runs of two processes: stopped and gone on with, and not stopped."""
+    root = tmp_path_factory.mktemp("stopped-pairs")
+    folders, wholes, words = {}, {}, []
+    for name, (strategy, more, where) in STOPPED_PAIRS.items():
+        if "engine" in more and not importlib.util.find_spec("deepspeed"):
+            continue
+        settings = {**more, "train": {"checkpoint_steps": 2, "schedule": "constant"}}
+        if strategy not in wholes:
+            wholes[strategy] = make_run(root, tiny_model_dir, strategy, **settings)
+        stopped = make_run(root, tiny_model_dir, strategy, **settings)
+        folders[name] = (stopped, wholes[strategy])
+        words += [where, str(stopped)]
+    program("stopped-pairs", *words)
+    program("pairs", *map(str, [*wholes.values(), *(stopped for stopped, _ in folders.values())]))
+    return folders
+
+
+@pytest.mark.parametrize("name", STOPPED_PAIRS)
+def test_two_processes_go_on_to_the_bit(name: str, stopped_pairs: dict[str, tuple[Path, Path]]) -> None:
+    if name not in stopped_pairs:
+        pytest.skip("deepspeed is not installed")
+    stopped, whole = stopped_pairs[name]
+    assert record(stopped).resumed == 1
+    assert_same(stopped, whole, record(stopped), record(whole))
+
+
 # ---- this file as a program
 
 
@@ -764,6 +803,15 @@ def _killed(step: int, folder: str) -> int:
     stop_at(step, pytest.MonkeyPatch(), lambda: os.kill(os.getpid(), signal.SIGKILL))
     execute.main(Path(folder))
     return 1  # it should be dead by now
+
+
+def _stopped(rank: int, port: int, folder: str, where: str) -> int:
+    patch = pytest.MonkeyPatch()
+    if where == "save":  # the first process only comes there
+        patch.setattr(Run, "_save", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    else:
+        stop_at(int(where), patch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    return _ranked(rank, port, folder)
 
 
 def _ranked(rank: int, port: int, folder: str) -> int:
@@ -790,6 +838,13 @@ def _main(words: list[str]) -> int:
         for folder in words[2:]:
             child = _fork(functools.partial(_killed, int(words[1]), folder))
             ended.append(os.waitpid(child, 0)[1] != signal.SIGKILL)
+        return int(any(ended))
+    if words[0] == "stopped-pairs":
+        for where, folder in zip(words[1::2], words[2::2], strict=True):
+            port = _free_port()
+            children = [_fork(functools.partial(_stopped, rank, port, folder, where)) for rank in range(2)]
+            ended.append(os.waitpid(children[0], 0)[1] != signal.SIGKILL)
+            os.waitpid(children[1], 0)
         return int(any(ended))
     for folder in words[1:]:
         port = _free_port()
