@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.record import RunRecord
+from harness.runtime.data import shuffled
 
 STRATEGY_PLUGIN = '''
 """Tune the norms only."""
@@ -190,6 +191,33 @@ def test_plugins_run_and_are_listed(cli: Cli, tmp_path: Path) -> None:
     listed = cli("list", *plugins).stdout
     assert "norm-only" in listed
     assert "parity" in listed
+
+
+def test_what_does_not_fit_or_is_there_twice_is_recorded_and_said(cli: Cli, tmp_path: Path) -> None:
+    """Every fourth question is long, and one item has the right answer twice."""
+    task = tmp_path / "parity.py"
+    question = 'f"Is {i} even?" + " Think of it again." * (60 if i % 4 == 3 else 0)'
+    options = '("yes", "no") if i != 52 else ("yes", "yes")'
+    text = TASK_PLUGIN.replace('f"Is {i} even?"', question).replace(
+        '("yes", "no"), i % 2)', f"{options}, i % 2)"
+    )
+    task.write_text(text)
+    words = ["--task", "parity", "--scoring", "cloze", "--plugin", str(task), "--set", "model.max_length=300"]
+    few_shot = cli.run("--strategy", "few-shot", "--shots", "12", *words)
+    found = few_shot["inputs"]
+    assert found["truncated_items"] > 0
+    assert found["truncated_item_tokens"] > 0
+    assert 0 <= found["shots_min"] <= found["shots_mean"] < 12
+    assert (found["repeated_gold_items"], found["truncated_rows"]) == (1, 0)
+    trained = cli.run("--strategy", "lora", *words, "--set", "train.max_length=64")["inputs"]
+    long = sum(i % 4 == 3 for i in shuffled(40, 0, 0)[:32])  # train.limit
+    assert trained["truncated_rows"] == long > 3
+    assert trained["truncated_row_tokens"] > 60 * long
+    events = (cli.results / few_shot["run_id"] / "events.jsonl").read_text()
+    report = cli("report", "--results", str(cli.results)).stdout
+    shown = cli("show", few_shot["run_id"], "--results", str(cli.results), "--plugin", str(task)).stdout
+    for said in (events, report, shown):
+        assert "prompts do not fit the context and lost" in " ".join(said.split())
 
 
 def _alive(pid: str) -> bool:
