@@ -18,6 +18,9 @@ EXIT_INTERRUPTED = 130
 LONGEST_NAME = 100
 """Characters of a name that are shown in an error; none that is known is as long."""
 
+LONGEST_LINE = 300
+"""Characters of a library's message that are shown; all of it is in the run's log."""
+
 
 class HarnessError(Exception):
     """An error with a remedy: printed without a traceback, and the process ends with `exit_code`."""
@@ -83,3 +86,22 @@ def all_at_once(problems: Sequence[str], remedy: str = "") -> None:
         raise UsageError(problems[0], remedy)
     lines = "\n".join(f"  - {problem}" for problem in problems)
     raise UsageError(f"{len(problems)} problems:\n{lines}", remedy)
+
+
+def error_line(error: BaseException) -> str:
+    """An error of a library in one line: its kind, and the first line of its text that says something.
+
+    The rest (a compiler's output, a stack of C++) is for the log.
+    """
+    kind, said = type(error).__name__, first_line(str(error))
+    return shortened(f"{kind}: {said}" if said else kind)
+
+
+def first_line(text: str) -> str:
+    """The first line of `text` that says something, cut between words where it is very long."""
+    return shortened(next((line.strip() for line in text.splitlines() if line.strip(" -=*#!")), ""))
+
+
+def shortened(line: str) -> str:
+    """`line`, cut between words where it has more than `LONGEST_LINE` characters."""
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE].rsplit(' ', 1)[0]} ..."

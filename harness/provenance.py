@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = (
@@ -35,6 +36,14 @@ def package_versions(more: Iterable[str] = ()) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False
 
 
 def git_state() -> str | None:

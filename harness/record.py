@@ -165,6 +165,9 @@ class RunRecord(Frozen):
     passed_over: tuple[str, ...] = Field(
         (), description="checkpoints that were found damaged, each with what training went on from"
     )
+    notices: tuple[str, ...] = Field(
+        (), description="what was told while it ran, such as what was fallen back to"
+    )
 
     @model_validator(mode="after")
     def _status_fits(self) -> RunRecord:

@@ -16,6 +16,7 @@ from harness.errors import UsageError, all_at_once
 from harness.plugin_contract import is_rate
 from harness.plugins import guarded_class
 from harness.precision import Precision
+from harness.provenance import is_installed
 from harness.registry import Registry, load_registry, plugins_of
 from harness.settings import one_line
 from harness.sources import resolve_source
@@ -203,7 +204,16 @@ def settings_of(strategy: Strategy, dtype: Dtype) -> dict[str, Any]:
 
 
 def _engine_name(strategy: Strategy, asked: Asked) -> str:
-    return str(asked.engine.get("name", strategy.default_engine))
+    """The engine asked for, by its name or by a setting of ZeRO; else the strategy's own.
+
+    A strategy's own choice of DeepSpeed gives way to the plain engine where that is not installed
+    (the run says so); one that was asked for is refused there, before anything runs.
+    """
+    if "name" in asked.engine:
+        return str(asked.engine["name"])
+    if strategy.default_engine == "plain" or is_installed("deepspeed"):
+        return strategy.default_engine
+    return "deepspeed" if {"zero_stage", "offload"} & asked.engine.keys() else "plain"
 
 
 def _strategy_problems(strategy: Strategy, asked: Asked, registry: Registry) -> list[str]:

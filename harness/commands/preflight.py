@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 
 from harness.contracts import DataSource, Splits
 from harness.errors import MissingDependencyError
 from harness.items import check_choices, scored_items
 from harness.plugins import guarded_class
+from harness.provenance import is_installed
 from harness.registry import Registry
 from harness.spec import RunSpec
 
@@ -24,9 +24,9 @@ def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
         if spec.train.kernels == "liger":
             needed.setdefault("liger_kernel", "train.kernels=liger")
         # transformers takes flash attention from the package kernels, too.
-        if spec.model.attention == "flash_attention_2" and not _is_installed("kernels"):
+        if spec.model.attention == "flash_attention_2" and not is_installed("kernels"):
             needed.setdefault("flash_attn", "model.attention=flash_attention_2")
-    missing = {package: user for package, user in needed.items() if not _is_installed(package)}
+    missing = {package: user for package, user in needed.items() if not is_installed(package)}
     if not missing:
         return
     message = "; ".join(
@@ -38,13 +38,6 @@ def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
     if "deepspeed" in missing:
         remedy += "\n(or, without DeepSpeed: --engine plain)"
     raise MissingDependencyError(message, remedy)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ModuleNotFoundError, ValueError):
-        return False
 
 
 def check_data(specs: Iterable[RunSpec], registry: Registry) -> list[str]:

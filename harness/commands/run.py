@@ -76,12 +76,13 @@ def run(args: argparse.Namespace) -> int:
         say(f"note: {notice}")
     if args.warm and args.processes > 1:
         say("note: --warm has no effect on runs of several processes")
-    records, code = _Session(args, store, registry, where, say).go(specs, tuner)
+    session = _Session(args, store, registry, where, say)
+    records, code = session.go(specs, tuner)
     if args.json:
         dumped = [record.model_dump(mode="json") for record in records]
         print(json.dumps(dumped[0] if len(specs) == 1 and dumped else dumped, indent=1))
     elif records:
-        print_runs(records)
+        print_runs(records, told=session.told)
     return max(code, refusal)
 
 
@@ -126,6 +127,8 @@ class _Session:
         self._options = LaunchOptions(
             args.processes, args.timeout, args.resume, args.force, args.log_samples, warm=args.warm
         )
+        self.told: set[str] = set()
+        """Runs of whose end the user was told as it came."""
 
     def go(self, specs: Sequence[RunSpec], tuner: Tuner) -> tuple[list[RunRecord], int]:
         """All records of the grid in its order, and the exit code. A failed run does not end the grid."""
@@ -162,7 +165,9 @@ class _Session:
             return Outcomes()
         quiet, as_json = self._args.quiet, self._args.json
         board = make_board(specs, store.root, quiet=quiet, as_json=as_json, parallel=len(self._where))
-        return run_all(specs, store, self._options, self._where, board, after)
+        outcomes = run_all(specs, store, self._options, self._where, board, after)
+        self.told |= outcomes.records.keys()
+        return outcomes
 
     def _tell_tuning(self, specs: Sequence[RunSpec], tuner: Tuner) -> None:
         tunings = [(spec, tuner.tuning(spec)) for spec in tuner.settled(specs)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import inputs
 from harness.cards import find_card
 from harness.commands.repeat import repeat_command
 from harness.commands.tuning import print_tuning
-from harness.errors import EXIT_OK, UsageError, did_you_mean
+from harness.errors import EXIT_OK, UsageError, did_you_mean, first_line
 from harness.launch.progress import duration
 from harness.record import RunRecord, Score
 from harness.registry import known_strategy
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 500
 LONGEST_CELL = 2000
-LONGEST_TRACE = 65_536
 # Scores that are shares, and so shown in per cent.
 _SHARES = ("accuracy", "recall_", "macro_f1", "chance_", "majority_", "ece")
 
@@ -44,7 +44,7 @@ def show(args: argparse.Namespace) -> int:
         return EXIT_OK
     console = make_console()
     if record:
-        _print_record(console, record)
+        _print_record(console, record, store.folder(run_id))
         print_tuning(console, store.folder(run_id))
     else:
         step = last_checkpoint(store.folder(run_id))
@@ -77,11 +77,11 @@ def _command(spec: RunSpec, args: argparse.Namespace) -> str:
     return repeat_command(spec, known_strategy(spec, args.plugin))
 
 
-def _print_record(console: Console, record: RunRecord) -> None:
+def _print_record(console: Console, record: RunRecord, folder: Path) -> None:
     console.print(f"{record.run_id}: {record.status}", style="bold")
     console.print(f"{title_of(record)}, {record.created}")
     if record.failure:
-        _print_failure(console, record)
+        _print_failure(console, record, folder)
     if record.data and record.data.note:
         console.print(f"Data: {record.data.note}")
     for sentence in inputs.of_record(record):
@@ -92,15 +92,22 @@ def _print_record(console: Console, record: RunRecord) -> None:
     _print_origins(console, record)
 
 
-def _print_failure(console: Console, record: RunRecord) -> None:
+def _print_failure(console: Console, record: RunRecord, folder: Path) -> None:
+    """What stopped the run and what to do; what the libraries said is in the log, and named here."""
     failure = record.failure
     if failure is None:
         return
-    console.print(f"\n{failure.kind} in phase {failure.phase}: {failure.message}", style="bold red")
+    console.print(
+        f"\n{failure.kind} in phase {failure.phase}: {first_line(failure.message)}",
+        style="bold red",
+        soft_wrap=True,
+    )
     if failure.remedy:
-        console.print(failure.remedy)
-    if failure.traceback:
-        console.print(_cut(failure.traceback.rstrip(), LONGEST_TRACE), style="dim", soft_wrap=True)
+        console.print(failure.remedy, soft_wrap=True)
+    if (folder / "log.txt").exists():
+        console.print(f"All that was said: {folder / 'log.txt'}", style="dim", soft_wrap=True)
+    elif failure.traceback:
+        console.print("The traceback is in the record: show it with --json.", style="dim", soft_wrap=True)
 
 
 def _table(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], **options: Any) -> None:

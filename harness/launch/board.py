@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, first_line
 from harness.launch.process import Event
 from harness.launch.progress import Display, PlainDisplay, duration, is_figure, make_display, position
 from harness.record import RunRecord
@@ -65,7 +65,9 @@ class Board(AbstractContextManager["Board"]):
                 self.say(f"error: {spec.run_id}: {refusal}")
             if record is not None and record.status == "failed" and record.failure is not None:
                 failure = record.failure
-                lines = [f"failed: {record.run_id}: {failure.kind} in {failure.phase}: {failure.message}"]
+                lines = [
+                    f"failed: {record.run_id}: {failure.kind} in {failure.phase}: {first_line(failure.message)}"
+                ]
                 lines += [failure.remedy] if failure.remedy else []
                 lines.append(f"Log: {self._root / record.run_id / 'log.txt'}")
                 self.say("\n".join(lines))

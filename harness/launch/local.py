@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.errors import EXIT_MISSING, HarnessError, MissingDependencyError, UsageError
 from harness.files import store_error, write_json_atomic
-from harness.launch.outcome import failure_of, log_tail, oom_kills, record_of, timeout_failure
+from harness.launch.outcome import failure_of, log_tail, oom_kills, record_of, timeout_failure, worker_killed
 from harness.launch.process import Child, Ending, Event, Follower, OnEvent, StopRequests, start, watch
 from harness.launch.warm import WarmProcess
 from harness.leftovers import PREVIOUS, delete_checkpoints, last_checkpoint, tidy
@@ -137,17 +137,18 @@ def _execute(
     write_holders(lock, os.getpid(), child.pid)
     ending = watch(child, follower, on_event, options.timeout_seconds, requests)
 
+    kills_after = oom_kills()
+    oom_killed = kills_before is not None and kills_after is not None and kills_after > kills_before
     if (folder / RECORD).exists():
-        return _own_record(spec, store, folder, ending, options), ending
+        record = _own_record(spec, store, folder, ending, options)
+        if options.processes > 1 and ending.stopped is None:
+            record = _with_cause(record, folder, log_tail(log, log_start), oom_killed=oom_killed)
+        return record, ending
     if ending.refused is not None:
         _leave(folder)
         raise _refusal(ending.refused)
-    kills_after = oom_kills()
     failure = failure_of(
-        ending,
-        log_tail(log, log_start),
-        oom_killed=kills_before is not None and kills_after is not None and kills_after > kills_before,
-        timeout_seconds=options.timeout_seconds,
+        ending, log_tail(log, log_start), oom_killed=oom_killed, timeout_seconds=options.timeout_seconds
     )
     record = record_of(spec, failure, ending.seconds)
     write_json_atomic(folder / RECORD, record)
@@ -171,6 +172,16 @@ def _own_record(
         return record
     phase = record.failure.phase if record.failure else ending.phase
     failure = timeout_failure(phase, options.timeout_seconds)
+    record = record.model_copy(update={"status": "failed", "failure": failure})
+    write_json_atomic(folder / RECORD, record)
+    return record
+
+
+def _with_cause(record: RunRecord, folder: Path, log: str, *, oom_killed: bool) -> RunRecord:
+    """`record`, and that in the store, with what killed another of the run's processes."""
+    failure = worker_killed(record.failure, log, oom_killed=oom_killed)
+    if failure is None:
+        return record
     record = record.model_copy(update={"status": "failed", "failure": failure})
     write_json_atomic(folder / RECORD, record)
     return record

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from harness.errors import first_line
 from harness.escape import plain
 from harness.record import RunRecord, Score
 from harness.report.rows import Row, grouped
@@ -91,8 +92,16 @@ IN_CAPTION = ("model", "precision", "scoring", "shots", "limit", "seed")
 PADDING = 3
 
 
-def print_runs(records: Iterable[RunRecord], stream: TextIO | None = None, width: int | None = None) -> None:
-    """One table for each task title; below it why runs failed and which columns found no room."""
+def print_runs(
+    records: Iterable[RunRecord],
+    stream: TextIO | None = None,
+    width: int | None = None,
+    *,
+    told: Container[str] = (),
+) -> None:
+    """One table for each task title; below it why runs failed (but those in `told`, of which the user
+    knows), and which columns found no room.
+    """
     width = width or make_console(stream).width
     for title, rows in grouped(records).items():
         columns, left_out = choose_columns(rows, width)
@@ -107,8 +116,11 @@ def print_runs(records: Iterable[RunRecord], stream: TextIO | None = None, width
             right=[column.right for column in columns],
         )
         for row in rows:
-            if row.failure_kind:
-                console.print(f"{_name(row)}: {row.failure_kind}: {row.failure_message}", soft_wrap=True)
+            if row.failure_kind and row.run_id not in told:
+                console.print(
+                    f"{_name(row)}: {row.failure_kind}: {first_line(row.failure_message or '')}",
+                    soft_wrap=True,
+                )
         if left_out:
             console.print(f"Not shown at this width: {', '.join(left_out)}.", style="dim")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from harness.contracts import BaseLoader, Strategy
+from harness.errors import UsageError, error_line
 from harness.runtime.adapted import adapted
 from harness.runtime.data import set_seed
 from harness.runtime.device import rank
@@ -55,9 +57,27 @@ def prepare(spec: RunSpec) -> None:
 
     if spec.engine.name == "deepspeed":
         ensure_process_group_environment()
+        _without_compiler()
         other.is_deepspeed_available = imports.is_deepspeed_available
     else:
         other.is_deepspeed_available = lambda: False
+
+
+def _without_compiler() -> None:
+    """Keep DeepSpeed from compiling its shared-memory operation, which it does in every run on a CPU.
+
+    Only its inference with tensor parallelism uses the operation; training's collectives are
+    torch.distributed's, in one process and in several. Raises `UsageError` where DeepSpeed itself
+    cannot be imported (on a GPU it may look for CUDA's compiler).
+    """
+    try:
+        # Not `from deepspeed.comm import torch`, which is PyTorch itself.
+        backend = importlib.import_module("deepspeed.comm.torch")
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UsageError(
+            f"DeepSpeed cannot be used on this machine: {error_line(error)}", "Use --engine plain."
+        ) from error
+    vars(backend)["build_shm_op"] = lambda: None
 
 
 def ensure_process_group_environment() -> None:

@@ -16,6 +16,8 @@ class Events:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._last_progress = 0.0
+        self.notices: list[str] = []
+        """What the user was told, for the record."""
 
     def emit(self, event: str, **fields: Any) -> None:
         if self._path is None:
@@ -28,6 +30,7 @@ class Events:
         self.emit("phase", name=name)
 
     def notice(self, text: str) -> None:
+        self.notices.append(masked(text))
         self.emit("notice", text=masked(text))
 
     def progress(self, *, final: bool = False, **fields: Any) -> None:

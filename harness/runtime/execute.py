@@ -13,21 +13,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from harness.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_OK,
-    HarnessError,
     MissingDependencyError,
-    NonFiniteLossError,
     UsageError,
 )
 from harness.leftovers import tidy
 from harness.record import Failure, RunRecord
 from harness.runtime.device import environment, process_age_seconds, rank, run_device
 from harness.runtime.events import Events
+from harness.runtime.failures import failure_of, interruption
 from harness.runtime.meter import Meter
 from harness.runtime.run import Run
 from harness.spec import RunSpec
@@ -58,9 +55,9 @@ def main(folder: Path) -> int:
         events.emit("refused", message=error.message, remedy=error.remedy, exit_code=error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        failure = Failure(phase=meter.current, kind="interrupted", message="interrupted")
+        failure = interruption(meter.current)
     except Exception as error:  # noqa: BLE001 - the boundary: whatever it is becomes a failed row
-        failure = _failure(error, meter.current)
+        failure = failure_of(error, meter.current)
         traceback.print_exc()
     _stop_listening()
     if first:
@@ -107,22 +104,6 @@ def _stop_listening() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _failure(error: Exception, phase: str) -> Failure:
-    kind: Literal["out_of_memory", "non_finite_loss", "error"] = "error"
-    remedy = error.remedy if isinstance(error, HarnessError) else ""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        kind = "out_of_memory"
-        remedy = (
-            "Lower --set train.micro_batch_tokens=..., or set train.gradient_checkpointing=true; "
-            "qlora, or ZeRO stage 3 with more processes, needs less for the weights."
-        )
-    elif isinstance(error, NonFiniteLossError):
-        kind = "non_finite_loss"
-    message = error.message if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
-    trace = "".join(traceback.format_exception(error))
-    return Failure(phase=phase, kind=kind, message=message, remedy=remedy, traceback=trace)
-
-
 def _record(run: Run, failure: Failure | None) -> RunRecord:
     status: Literal["ok", "failed", "interrupted"] = "ok"
     if failure is not None:
@@ -142,6 +123,7 @@ def _record(run: Run, failure: Failure | None) -> RunRecord:
         failure=failure,
         resumed=run.resumed,
         passed_over=run.passed_over,
+        notices=tuple(run.events.notices),
     )
 
 

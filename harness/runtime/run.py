@@ -21,6 +21,7 @@ from harness.files import sync_folder
 from harness.inputs import scoring_sentences, training_sentences
 from harness.items import check_choices, data_fingerprint, scored_items
 from harness.leftovers import CHECKPOINTS, last_checkpoint
+from harness.provenance import is_installed
 from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
 from harness.registry import load_registry
 from harness.runtime.adapted import adapted
@@ -131,6 +132,7 @@ class Run:
             if strategy.trains:
                 importlib.import_module(TRAINING)
                 prepare(self.spec)
+                self._tell_engine(strategy)
             self.meter.imported()
             if slow := slow_products(self.device, self.spec.model.dtype):
                 self.events.notice(slow)
@@ -150,6 +152,14 @@ class Run:
                 self._check_unfinished(task, splits)
             self.data = self._data_info(task, splits, scored=not strategy.trains)
         return base, tokenizer, model, splits
+
+    def _tell_engine(self, strategy: Strategy) -> None:
+        fallen_back = strategy.default_engine != "plain" and self.spec.engine.name == "plain"
+        if fallen_back and not is_installed(strategy.default_engine):
+            self.events.notice(
+                f"{strategy.name} trains on the plain engine: {strategy.default_engine}, its default, is not "
+                f"installed (pip install {strategy.default_engine})"
+            )
 
     def _check_unfinished(self, task: Task, splits: Splits) -> None:
         """Refuse to go on from a checkpoint that was made of other data or another model."""

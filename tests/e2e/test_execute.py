@@ -789,6 +789,34 @@ def test_two_processes_go_on_to_the_bit(name: str, stopped_pairs: dict[str, tupl
     assert_same(stopped, whole, record(stopped), record(whole))
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_full_needs_no_compiler(
+    processes: int, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed would compile an operation for collectives on a CPU in the first step."""
+    pytest.importorskip("deepspeed")
+    folder = make("full", engine={"name": "deepspeed"}, train={"max_steps": 1})
+    for name in ("no_programs", "no_extensions"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "no_programs"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "no_extensions"))
+    monkeypatch.delenv("CXX", raising=False)
+    program("run" if processes == 1 else "pairs", str(folder))
+    assert record(folder).status == "ok"
+    assert list((tmp_path / "no_extensions").iterdir()) == []
+
+
+def test_a_run_that_fell_back_to_the_plain_engine_says_so_in_its_record(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.runtime.run.is_installed", lambda module: module != "deepspeed")
+    folder = make("full", train={"max_steps": 1})
+    run(folder)
+    (told,) = (notice for notice in record(folder).notices if "plain engine" in notice)
+    assert "deepspeed, its default, is not installed" in told
+    assert told in [event["text"] for event in lines(folder, "events") if event["event"] == "notice"]
+
+
 # ---- this file as a program
 
 

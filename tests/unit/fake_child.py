@@ -87,6 +87,33 @@ elif mode in ("refuse2", "refuse3"):
     sys.exit(int(mode[-1]))
 elif mode == "kill9":
     os.kill(os.getpid(), signal.SIGKILL)
+elif mode == "library":
+    text = "RuntimeError: Error building extension 'op': \n" + "\n".join(
+        f"[{i}/30] c++ -o op.o" for i in range(30)
+    )
+    write(
+        make(
+            Failure(
+                phase="train", kind="error", message=text, remedy="Do this.", traceback="Traceback\n" + text
+            )
+        )
+    )
+    sys.exit(1)
+elif mode == "import":
+    print(
+        "Traceback (most recent call last):\n  File 'x'\nModuleNotFoundError: No module named 'torch'",
+        flush=True,
+    )
+    sys.exit(1)
+elif mode == "worker":
+    print("[rank1]: Traceback (most recent call last):\n[rank1]: acme.OddError: it broke", flush=True)
+    print("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\nrun FAILED", flush=True)
+    print("  exitcode  : 1 (pid: 77)", flush=True)
+    sys.exit(1)
+elif mode == "worker_killed":
+    print("  exitcode  : -9 (pid: 77)", flush=True)
+    write(make(Failure(phase="train", kind="interrupted", message="interrupted")))
+    sys.exit(1)
 elif mode == "exit7":
     print("last words", flush=True)
     sys.exit(7)

@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -241,7 +242,7 @@ def test_a_failed_run_is_a_row_and_the_grid_goes_on(cli):
     assert code == 1
     assert out.count("50.0 [25.0, 75.0]") == 2
     assert "non_finite_loss" in out
-    assert "loss is nan at step [7]" in out
+    assert "loss is nan at step [7]" in err
     assert "failed: stub-task" in err
     assert "log.txt" in err
 
@@ -475,3 +476,20 @@ def test_exec_hands_over_to_the_runtime(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "harness.runtime.execute", stand_in)
     assert main(["exec", str(tmp_path)]) == 7
     assert called == [tmp_path]
+
+
+def test_a_failure_is_told_once_in_one_line_and_says_where_the_rest_is(cli):
+    code, out, err = cli(*STUB, mode="library")
+    assert code == 1
+    said = (out + err).splitlines()
+    told = [line for line in said if "Error building extension 'op'" in line]
+    assert len(told) == 1
+    assert told[0].startswith("failed: ")
+    assert said.count("Do this.") == 1
+    assert not any("c++ -o" in line for line in said)
+    (log,) = (line.removeprefix("Log: ") for line in said if line.startswith("Log: "))
+    assert Path(log).is_file()
+    _, shown, _ = cli("show", Path(log).parent.name)
+    assert shown.count("Error building extension 'op'") == 1
+    assert "c++ -o" not in shown
+    assert log in shown

@@ -119,6 +119,33 @@ def test_ending_without_a_record_is_a_crash(launch, mode, expected):
     assert expected in record.failure.message
 
 
+def test_a_crash_says_what_python_ended_with(launch):
+    failure = launch("import")[0].failure
+    assert failure.message == (
+        "the process ended with exit code 1 in phase train: ModuleNotFoundError: No module named 'torch'"
+    )
+    assert failure.remedy == "Install the package of torch into this Python; the same command tries again."
+
+
+def test_a_crash_in_one_of_several_processes_says_its_cause_and_not_the_starters(launch):
+    failure = launch("worker")[0].failure
+    assert failure.message == "the process ended with exit code 1 in phase train: acme.OddError: it broke"
+    assert failure.remedy
+
+
+def test_a_killed_process_of_several_is_no_interruption(launch, monkeypatch, store):
+    """The first process, which torchrun stops then, takes it for one."""
+    counts = iter([4, 5, 5, 5])
+    monkeypatch.setattr(local, "oom_kills", lambda: next(counts))
+    record, _, _ = launch("worker_killed", processes=2)
+    assert (record.status, record.failure.kind) == ("failed", "out_of_memory")
+    assert record.failure.remedy
+    assert store.record(record.run_id) == record
+    again, _, _ = launch("worker_killed", processes=2)
+    assert (again.status, again.failure.kind) == ("failed", "crash")
+    assert "SIGKILL" in again.failure.message
+
+
 def test_traceback_is_of_this_try_only(launch):
     launch("exit7")
     record, _, _ = launch("kill9")

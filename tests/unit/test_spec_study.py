@@ -9,7 +9,8 @@ import pytest
 from stubs import PLUGIN, parse
 
 from harness.cards import CARDS, default_scoring, learning_rate_scale, resolve_model_name
-from harness.errors import UsageError
+from harness.commands.preflight import check_packages
+from harness.errors import MissingDependencyError, UsageError
 from harness.hubcache import hub_cache
 from harness.registry import load_registry
 from harness.settings import format_value, parse_value
@@ -53,6 +54,23 @@ def test_defaults_follow_strategy_and_model(one):
     assert one("--model", "qwen2.5-7b", "--scoring", "cloze").task.scoring == "cloze"
     assert one("--shots", "2").task.shots == 2
     assert one("--limit", "7").task.limit == 7
+
+
+def test_a_default_of_deepspeed_gives_way_where_it_is_not_installed(one, monkeypatch):
+    """What was asked for, by its name or by a setting of ZeRO, does not: it is refused with a remedy."""
+    monkeypatch.setattr("harness.study.is_installed", lambda module: module != "deepspeed")
+    assert one("--strategy", "stub-deep").engine.name == "plain"
+    assert one("--strategy", "stub-deep", "--engine", "deepspeed").engine.name == "deepspeed"
+    assert one("--strategy", "stub-deep", "--set", "engine.zero_stage=3").engine.name == "deepspeed"
+
+
+def test_deepspeed_asked_for_and_not_installed_is_refused_in_a_line(one, stub_registry, monkeypatch):
+    monkeypatch.setattr("harness.commands.preflight.is_installed", lambda module: module != "deepspeed")
+    with pytest.raises(MissingDependencyError) as caught:
+        check_packages([one("--strategy", "stub-deep", "--engine", "deepspeed")], stub_registry)
+    assert "needs deepspeed, which is not installed" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "--engine plain" in caught.value.remedy
 
 
 def test_settings_reach_their_sections(one):
