@@ -87,12 +87,13 @@ def test_predictions_are_those_of_lm_eval(smollm: Any, name: str, scoring: Scori
 
 
 def test_qlora_counts_and_learns(tmp_path: Path) -> None:
-    short = ["--set", "train.max_steps=3", "--set", "train.batch_size=8", "--limit", "8"]
+    short = ["--set", "train.max_steps=3", "--set", "train.batch_size=2", "--limit", "4"]
     record = run(tmp_path, "--strategy", "qlora", "--task", "medqa", "--data", "sample", *short)
     assert record.cost.trainable_parameters == 4_884_480
     assert record.cost.total_parameters == 139_399_488
     assert record.spec.task.scoring == "cloze"
     assert record.model is not None
+    assert record.model.dtype == record.spec.strategy.settings["compute_dtype"] == "float32"
     assert record.cost.train_tokens_per_second is not None
     log = (tmp_path / record.run_id / "log.txt").read_text()
     assert "Traceback" not in log
