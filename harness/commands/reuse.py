@@ -18,7 +18,7 @@ from harness.plugins import guarded_class
 from harness.record import DataInfo, RunRecord
 from harness.registry import Registry
 from harness.spec import RunSpec
-from harness.store import Store
+from harness.store import Store, differences
 
 
 def reusable(spec: RunSpec, store: Store, registry: Registry) -> RunRecord | None:
@@ -53,6 +53,25 @@ def usable(specs: Sequence[RunSpec], store: Store, *, force: bool) -> tuple[list
     for run_id, problem in problems:
         print(f"error: {run_id} is left out: {problem}", file=sys.stderr)
     return kept, EXIT_USAGE if problems else EXIT_OK
+
+
+def in_another_precision(specs: Iterable[RunSpec], store: Store) -> dict[str, RunSpec]:
+    """Stored runs that are one of `specs` but for their precision, as those of another machine are."""
+    by_start: dict[str, list[str]] = {}
+    for run_id in store.run_ids():
+        by_start.setdefault(run_id.rpartition("-")[0], []).append(run_id)
+    found = {}
+    for spec in specs:
+        for run_id in by_start.get(spec.run_id.rpartition("-")[0], []):
+            try:
+                stored = store.spec(run_id)
+            except StoreError:
+                continue  # `list runs` names it
+            both = (stored.model.dtype, spec.model.dtype)
+            changed = differences(stored, spec)
+            if "model.dtype" in changed and all(values == both for values in changed.values()):
+                found[run_id] = stored
+    return found
 
 
 def without_texts(run_ids: Iterable[str], store: Store) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from harness.commands.gridplan import Item, make_items, print_plan
 from harness.commands.preflight import check_data, check_packages
-from harness.commands.reuse import reusable, usable, without_texts
+from harness.commands.reuse import in_another_precision, reusable, usable, without_texts
 from harness.commands.tuning import Tuner, told
 from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from harness.launch.board import make_board
@@ -58,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
         if left := tidy(store.folder(run_id)):
             say(f"note: {left}")
     missing = [spec for spec in finals if spec.run_id not in done]
+    for run_id, other in in_another_precision(missing, store).items():
+        say(
+            f"note: {run_id} is the same in {other.model.dtype} (--set model.dtype={other.model.dtype} asks for it)"
+        )
     check_packages([*tuner.missing, *missing], registry)
     for line in check_data([*tuner.missing, *missing], registry):
         say(f"note: {line}")

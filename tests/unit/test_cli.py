@@ -493,3 +493,18 @@ def test_a_failure_is_told_once_in_one_line_and_says_where_the_rest_is(cli):
     assert shown.count("Error building extension 'op'") == 1
     assert "c++ -o" not in shown
     assert log in shown
+
+
+# --- another precision ------------------------------------------------------------------------
+
+
+def test_a_run_stored_in_another_precision_is_told_and_not_taken(cli):
+    cli(*STUB, "--set", "model.dtype=bfloat16")
+    _, _, err = cli(*STUB, "--set", "strategy.r=9")
+    assert "is the same in" not in err
+    _, _, err = cli(*STUB)
+    assert "note: stub-task-stub-tune-smollm2-135m-s0-" in err
+    assert "is the same in bfloat16 (--set model.dtype=bfloat16 asks for it)" in err
+    assert "already done" not in err
+    _, _, err = cli(*STUB, "--set", "model.dtype=bfloat16")
+    assert "already done" in err
