@@ -34,7 +34,7 @@ def refuse_adapter(folder: Path, name: str) -> None:
         return
     if (folder / "config.json").is_file():
         raise UsageError(
-            f"model {name}: {folder} holds a model and an adapter ({_ADAPTER}), so that it is not clear which is meant",
+            f"model {name}: its folder holds a model and an adapter ({_ADAPTER}), so that it is not clear which is meant",
             f"Move {_ADAPTER} and adapter_model.safetensors out for the model alone; merge them for both "
             "(peft: merge_and_unload, then save_pretrained).",
         )

@@ -119,6 +119,17 @@ def _sums(target: Path, sha256: Callable[[Path], str]) -> bytes:
     return "".join(f"{sha256(path)}  {path.name}\n" for path in files).encode()
 
 
+def keep_short_rows(model: PreTrainedModel) -> None:
+    """Let layers whose rows end inside a block of the quantisation be computed in the usual way.
+
+    On CPUs with bfloat16 products bitsandbytes (0.50) packs 4-bit weights anew, by whole blocks a row.
+    """
+    for module in model.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize:
+            module.support_avx512bf16_for_cpu = False
+
+
 def name_model(model: PreTrainedModel, name: str) -> None:
     """Where the model says it is from: an adapter's configuration names its base by that."""
     model.config._name_or_path = name

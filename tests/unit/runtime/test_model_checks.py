@@ -143,6 +143,16 @@ def test_lora_on_a_quantised_checkpoint_says_so(folder: Path) -> None:
     assert model_info(base_of(folder).located, base.spec).quantization is None
 
 
+def test_rows_shorter_than_a_block_are_computed(tmp_path: Path) -> None:
+    """bitsandbytes quantises 64 numbers together; these layers have 32 in a row."""
+    pytest.importorskip("bitsandbytes")
+    config = hf.LlamaConfig(**{**IDS, **SIZE, "hidden_size": 32, "intermediate_size": 96})
+    folder = made(hf.LlamaForCausalLM, config, tmp_path / "m")
+    model: Any = QLora(compute_dtype="float32").load(base_of(folder))
+    with torch.no_grad():
+        assert torch.isfinite(model.eval()(input_ids=torch.arange(3, 9)[None]).logits).all()
+
+
 def test_qlora_is_what_it_says_or_is_refused(folder: Path) -> None:
     fp4 = four_bit(folder, "fp4", False)
     with pytest.raises(UsageError, match=r"bitsandbytes 4-bit FP4.*another way") as caught:
