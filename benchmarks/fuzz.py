@@ -137,17 +137,14 @@ def fuzz(inputs: int, seed: int, names: list[str] | None = None) -> Tally:
             for number in range(count):
                 value = input_of(kind, name, seed, number)
                 tally.add(name, number, ending_of(kind, value), value)
-            tally.endings[name]["seconds"] = round(time.monotonic() - started)
+            endings = tally.endings[name]
+            told = ", ".join(f"{ending} {times:,}" for ending, times in sorted(endings.items()))
+            print(f"{name}: {count:,} inputs in {time.monotonic() - started:.0f} s: {told}", flush=True)
     return tally
 
 
 def show(tally: Tally) -> None:
-    total = 0
-    for name, endings in tally.endings.items():
-        seconds = endings.pop("seconds", 0)
-        total += endings.total()
-        told = ", ".join(f"{ending} {count:,}" for ending, count in sorted(endings.items()))
-        print(f"{name}: {endings.total():,} inputs in {seconds} s: {told}")
+    total = sum(endings.total() for endings in tally.endings.values())
     found = sum(tally.times.values())
     print(f"{total:,} inputs, {found:,} uncaught of {len(tally.uncaught)} kinds")
     for (kind, ending), (number, made) in tally.uncaught.items():

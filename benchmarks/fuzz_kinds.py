@@ -33,6 +33,7 @@ from harness.checking.sides import from_store
 from harness.cli import main
 from harness.contracts import DataSource, Strategy
 from harness.escape import github_line, github_message, github_property, markdown, plain, xml
+from harness.hashes import _recall as recall
 from harness.launch.process import Follower
 from harness.launch.progress import PlainDisplay
 from harness.lock import locked
@@ -159,20 +160,20 @@ class Bench:
 
     def kinds(self) -> dict[str, Kind]:
         return {
-            "words": Kind(0.03, self._words, self._main),
-            "settings": Kind(0.2, self._setting, self._grid),
-            "study": Kind(0.06, lambda rng: changed_text(rng, STUDY), self._study),
-            "plugin": Kind(0.02, lambda rng: changed_text(rng, PLUGIN, CODE), self._plugin),
-            "medqa": Kind(0.15, self._medqa_rows, self._medqa),
-            "pubmedqa": Kind(0.1, self._pubmedqa_rows, self._pubmedqa),
-            "run files": Kind(0.2, self._run_files, self._read_runs),
-            "run files, by a command": Kind(0.008, self._run_files, self._look),
-            "predictions": Kind(0.008, self._table, self._predictions),
-            "baseline": Kind(0.02, self._baseline, self._check_baseline),
-            "events": Kind(0.08, self._events, self._follow),
-            "lock": Kind(0.03, lambda rng: changed_bytes(rng, b"123 456\n"), self._lock),
-            "cache": Kind(0.04, lambda rng: changed_json(rng, {"sha256": "0" * 64}), self._cache),
-            "escape": Kind(0.1, lambda rng: "".join(rng.choice(TEXTS) + chr(rng.randrange(0x2100)) for _ in range(4)), _escape),
+            "words": Kind(0.02, self._words, self._main),
+            "settings": Kind(0.15, self._setting, self._grid),
+            "study": Kind(0.05, lambda rng: changed_text(rng, STUDY), self._study),
+            "plugin": Kind(0.015, lambda rng: changed_text(rng, PLUGIN, CODE), self._plugin),
+            "medqa": Kind(0.12, self._medqa_rows, self._medqa),
+            "pubmedqa": Kind(0.12, self._pubmedqa_rows, self._pubmedqa),
+            "runs": Kind(0.2, self._run_files, self._read_runs),
+            "looking": Kind(0.003, self._run_files, self._look),
+            "predictions": Kind(0.003, self._table, self._predictions),
+            "baseline": Kind(0.01, self._baseline, self._check_baseline),
+            "events": Kind(0.12, self._events, self._follow),
+            "lock": Kind(0.05, lambda rng: changed_bytes(rng, b"123 456\n"), self._lock),
+            "cache": Kind(0.06, lambda rng: changed_json(rng, {"sha256": "0" * 64}), self._cache),
+            "escape": Kind(0.12, lambda rng: "".join(rng.choice(TEXTS) + chr(rng.randrange(0x2100)) for _ in range(4)), _escape),
         }  # fmt: skip
 
     # --- the command line, studies and plugins ---
@@ -414,15 +415,10 @@ class Bench:
                 raise Wrong("locked twice")
 
     def _cache(self, content: bytes) -> int:
-        from harness.runtime.cache import remembered_sha256
-
-        weights = self.folder / "weights"
-        weights.write_bytes(b"x")
-        remembered = remembered_sha256(weights)
-        for memo in (self.folder / "cache" / "sha256").glob("*.json"):
-            memo.write_bytes(content)
-        found = remembered_sha256(weights)
-        if found != remembered and (len(found) != 64 or set(found) - set("0123456789abcdef")):
+        path = self.folder / "memo.json"
+        path.write_bytes(content)
+        found = recall(path)
+        if found is not None and (len(found) != 64 or set(found) - set("0123456789abcdef")):
             raise Wrong("the cache gave something else for a hash")
         return 0
 

@@ -42,11 +42,10 @@ def guarded(what: str, file: str) -> Iterator[None]:
     with _interrupts() as asked:
         try:
             yield
-        except HarnessError:  # said as an error should be
-            raise
         except BaseException as error:
-            if isinstance(error, GeneratorExit) or (isinstance(error, KeyboardInterrupt) and asked):
-                raise
+            ours = isinstance(error, HarnessError) and type(error).__module__.startswith("harness.")
+            if ours or isinstance(error, GeneratorExit) or (isinstance(error, KeyboardInterrupt) and asked):
+                raise  # said as an error should be, or no error
             line = _line(error, file)
             place = f"{what}:{line}" if line else what
             raise UsageError(f"{place}: {_said(error)}", "Mend the file.") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,18 +78,23 @@ def extras_of(
 
 def _curve(path: Path, seed: int, points: int) -> Curve | None:
     """A run's losses, thinned. None where there are none; a line that is cut off is passed over."""
-    training, validation = [], []
+    training: list[tuple[float, float]] = []
+    validation: list[tuple[float, float]] = []
     for row in _steps(path):
-        try:
-            if "validation_loss" in row:
-                validation.append((float(row["step"]), float(row["validation_loss"])))
-            else:
-                training.append((float(row["step"]), float(row["loss"])))
-        except (ValueError, KeyError, TypeError):
+        if not isinstance(row, dict):
             continue
+        values = validation if "validation_loss" in row else training
+        step, loss = row.get("step"), row.get("validation_loss", row.get("loss"))
+        if _is_drawn(step) and _is_drawn(loss):
+            values.append((float(step), float(loss)))
     if not training and not validation:
         return None
-    return Curve(seed, thinned(training, points), thinned(validation, len(validation)))
+    return Curve(seed, thinned(training, points), tuple(validation))
+
+
+def _is_drawn(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number of a run, neither NaN nor beyond anything that is measured."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= DRAWN
 
 
 def _steps(path: Path) -> list[Any]:
@@ -116,7 +121,6 @@ def _parsed(line: bytes) -> Any:
 def thinned(values: Sequence[tuple[float, float]], points: int) -> tuple[tuple[float, float], ...]:
     """At most `points` means of neighbours, so that nothing is drawn twice in one place."""
     table = np.array(values, dtype=np.float64).reshape(-1, 2)
-    table = table[(np.abs(table) <= DRAWN).all(axis=1)]
     if len(table) > points:
         starts = np.arange(points) * len(table) // points
         table = np.add.reduceat(table, starts) / np.diff(np.append(starts, len(table)))[:, None]

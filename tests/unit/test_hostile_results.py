@@ -13,6 +13,7 @@ from stored import write_run
 from stubs import PLUGIN
 
 from harness.cli import main
+from harness.report.extras import _curve
 
 BAD = "medqa-bad-smollm2-135m-s0-0123abcd"
 
@@ -238,6 +239,28 @@ def test_odd_likelihoods_cost_the_diagram_only(root, cli, logprobs):
     assert "no reliability diagram for bad" in out
     assert "NaN" not in out
     assert cli("compare", "bad", "lora")[0] == 0
+
+
+def test_odd_lines_of_steps_cost_these_lines_only(root, cli):
+    steps = [{"step": n, "loss": 2.0 - n / 10} for n in range(1, 6)]
+    odd = [
+        [],
+        1,
+        "step",
+        None,
+        {"step": 10**400, "loss": 1.0},
+        {"step": "x", "loss": []},
+        {"step": 3, "validation_loss": True},
+    ]
+    there = bad_run(root)
+    (there / "steps.jsonl").write_text(
+        "\n".join(map(json.dumps, [*steps, *odd])) + '\n{"step": NaN, "loss": NaN}\n{'
+    )
+    curve = _curve(there / "steps.jsonl", 0, 100)
+    assert curve is not None
+    assert [step for step, _ in curve.training] == [1, 2, 3, 4, 5]
+    assert curve.validation == ()
+    assert cli("report", "--format", "html")[0] == 0
 
 
 def test_a_grid_leaves_out_what_it_cannot_read_and_runs_the_others(root, cli, fake_child):

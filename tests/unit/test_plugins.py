@@ -69,6 +69,11 @@ def run(tmp_path, capsys, monkeypatch):
         ("import no_such_module_for_medtune", "plugin.py:1: ModuleNotFoundError"),
         ("def f(): f()\nf()", "RecursionError"),
         ("from harness.errors import UsageError\nraise UsageError('no')", "plugin.py: no"),
+        (
+            "from harness.errors import HarnessError\nclass E(HarnessError):\n    exit_code = 'x'\n"
+            "    def __init__(self): pass\nraise E()",
+            "plugin.py:5: ",
+        ),
         ("x = 1", "defines no strategy and no task"),
         ("", "defines no strategy and no task"),
     ],
