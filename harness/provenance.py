@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "medtune",
     "torch",
@@ -46,9 +48,15 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def git_state() -> str | None:
-    """Commit of this checkout, `-dirty` appended where tracked files differ; None outside git."""
-    here = Path(__file__).resolve().parent
+def git_state(here: Path = ROOT) -> str | None:
+    """Commit of medtune's checkout, `-dirty` appended where tracked files differ; None where it lies in none.
+
+    An installed copy in some other repository (a virtual environment in the user's) is in no checkout
+    of medtune: that repository's commit says nothing of it.
+    """
+    top = _git(here, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != here:
+        return None
     commit = _git(here, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -59,7 +67,10 @@ def git_state() -> str | None:
 def _git(folder: Path, *words: str) -> str | None:
     try:
         done = subprocess.run(  # fixed words, no shell
-            ["git", "-C", str(folder), *words],  # noqa: S607
+            # Without the index's lock: the user's own git must never find it taken.
+            ["git", "--no-optional-locks", "-C", str(folder), *words],  # noqa: S607
+            # In a hook of git these name the repository that is being worked on.
+            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
             capture_output=True,
             text=True,
             timeout=10,
@@ -68,6 +79,13 @@ def _git(folder: Path, *words: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def python_version() -> str:
@@ -85,7 +103,13 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def fingerprint(packages: dict[str, str], python: str, device_name: str) -> str:
+def fingerprint(packages: dict[str, str], python: str, device_name: str, cores: int, threads: int) -> str:
     """SHA-256 over what can move a number without any setting changing."""
-    known = {"packages": packages, "python": python, "device": device_name}
+    known = {
+        "packages": packages,
+        "python": python,
+        "device": device_name,
+        "cores": cores,
+        "threads": threads,
+    }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -75,6 +75,10 @@ class Environment(Frozen):
     device_count: int
     driver: str | None
     fingerprint: str
+    cores: int | None = Field(
+        None, ge=1, description="processor cores that the run could use; None in older records"
+    )
+    threads: int | None = Field(None, ge=1, description="PyTorch's threads a process; None in older records")
     processes: int = 1
     parallel_runs: int = Field(
         1, ge=1, description="runs that shared this machine; above 1, a CPU's speeds are theirs together"
@@ -153,6 +157,9 @@ class RunRecord(Frozen):
     status: Literal["ok", "failed", "interrupted"]
     spec: RunSpec
     created: str = Field(description="UTC, ISO 8601")
+    started: str | None = Field(
+        None, description="UTC: when the process began and `environment` was taken; None in older records"
+    )
     scores: dict[str, Score] = Field(default_factory=dict)
     cost: Cost = Cost()
     phases: tuple[Phase, ...] = ()

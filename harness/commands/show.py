@@ -218,6 +218,7 @@ def _print_origins(console: Console, record: RunRecord) -> None:
                 "device",
                 f"{environment.device_count} x {environment.device_name}, driver {environment.driver or MISSING}",
             ],
+            ["cores, threads", f"{environment.cores or MISSING}, {environment.threads or MISSING}"],
             ["processes", str(environment.processes)],
             ["git", environment.git or MISSING],
             ["packages", f"Python {environment.python}, {versions}"],

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.provenance import available_cores
 
 Place = dict[str, str]
 """What the environment of the runs of one place adds: its GPUs, or its share of the cores."""
@@ -71,7 +72,7 @@ def places(parallel: int, processes: int) -> tuple[list[Place], str]:
     shared = {PARALLEL: str(parallel)}
     gpus = visible_gpus()
     if not gpus:
-        cores = len(os.sched_getaffinity(0))
+        cores = available_cores()
         threads = max(1, cores // (parallel * processes))
         given = os.environ.get("OMP_NUM_THREADS", "")
         if given.isdigit() and int(given) > 0:

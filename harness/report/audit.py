@@ -62,6 +62,8 @@ _WARNS: dict[str, Callable[[RunRecord], Any]] = {
     "precision": lambda record: record.spec.model.dtype,
     "attention": lambda record: record.spec.model.attention,
     "device": _environment("device_name"),
+    "cores": _environment("cores"),
+    "threads": _environment("threads"),
     "processes": _environment("processes"),
     "runs side by side": _environment("parallel_runs"),
     "forked from a warm process": _environment("warm"),
@@ -156,11 +158,17 @@ def comparable(differences: Sequence[Difference]) -> bool:
 
 
 def same_device(one: RunRecord, other: RunRecord) -> bool:
-    """Whether costs may be compared: memory, time and energy mean nothing across devices."""
+    """Whether costs may be compared: memory, time and energy mean nothing across devices.
+
+    Records of before cores and threads were kept have None for both, and are of one device among
+    themselves only.
+    """
     return (
         one.environment is not None
         and other.environment is not None
         and one.environment.device_name == other.environment.device_name
+        and one.environment.cores == other.environment.cores
+        and one.environment.threads == other.environment.threads
         and one.environment.processes == other.environment.processes
         and one.environment.parallel_runs == other.environment.parallel_runs
         and one.environment.warm == other.environment.warm

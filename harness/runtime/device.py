@@ -9,7 +9,14 @@ from pathlib import Path
 
 import torch
 
-from harness.provenance import cpu_name, fingerprint, git_state, package_versions, python_version
+from harness.provenance import (
+    available_cores,
+    cpu_name,
+    fingerprint,
+    git_state,
+    package_versions,
+    python_version,
+)
 from harness.record import Environment
 
 WARM = "HARNESS_WARM"
@@ -34,9 +41,11 @@ def run_device() -> torch.device:
 
 
 def environment(device: torch.device, plugin_packages: Iterable[str] = ()) -> Environment:
+    """What this process computes with. Taken when a run starts: code and packages may change while it runs."""
     packages, python = package_versions(plugin_packages), python_version()
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
+    cores, threads = available_cores(), torch.get_num_threads()
     return Environment(
         git=git_state(),
         packages=packages,
@@ -44,7 +53,9 @@ def environment(device: torch.device, plugin_packages: Iterable[str] = ()) -> En
         device_name=name,
         device_count=world_size() if on_gpu else 1,
         driver=_driver() if on_gpu else None,
-        fingerprint=fingerprint(packages, python, name),
+        fingerprint=fingerprint(packages, python, name, cores, threads),
+        cores=cores,
+        threads=threads,
         processes=world_size(),
         parallel_runs=int(os.environ.get("HARNESS_PARALLEL_RUNS", "1")),
         warm=WARM in os.environ,

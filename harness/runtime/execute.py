@@ -21,7 +21,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.leftovers import tidy
-from harness.record import Failure, RunRecord
+from harness.record import Environment, Failure, RunRecord
 from harness.runtime.device import environment, process_age_seconds, rank, run_device
 from harness.runtime.events import Events
 from harness.runtime.failures import failure_of, interruption
@@ -45,6 +45,8 @@ def main(folder: Path) -> int:
     device = run_device()
     meter = Meter(device, started_seconds_ago=process_age_seconds())
     run = Run(spec, folder, device, meter, events)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    made_with = environment(device, spec.plugin_packages) if first else None
     failure: Failure | None = None
     if first:
         for stale in folder.glob(_FAILURES):
@@ -62,7 +64,7 @@ def main(folder: Path) -> int:
     _stop_listening()
     if first:
         failure = failure and _cause(folder, failure)
-        _write(folder, _record(run, failure))
+        _write(folder, _record(run, failure, made_with, started))
         if failure is None and (left := tidy(folder)):
             events.notice(left)
     elif failure is not None and failure.kind != "interrupted":
@@ -104,7 +106,7 @@ def _stop_listening() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _record(run: Run, failure: Failure | None) -> RunRecord:
+def _record(run: Run, failure: Failure | None, made_with: Environment | None, started: str) -> RunRecord:
     status: Literal["ok", "failed", "interrupted"] = "ok"
     if failure is not None:
         status = "interrupted" if failure.kind == "interrupted" else "failed"
@@ -116,7 +118,8 @@ def _record(run: Run, failure: Failure | None) -> RunRecord:
         scores=run.scores if failure is None else {},
         cost=run.cost(),
         phases=tuple(run.meter.phases),
-        environment=environment(run.device, run.spec.plugin_packages),
+        started=started,
+        environment=made_with,
         data=run.data,
         model=run.model_info,
         inputs=run.inputs if failure is None else None,

@@ -367,6 +367,21 @@ def test_a_loss_that_is_not_a_number_is_a_failed_row(make: Make, monkeypatch: py
     assert found.cost.train_steps == 3
 
 
+def test_provenance_is_of_the_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit or an upgrade while a run computes is not what it computed with."""
+    versions = iter([{"torch": "at the start"}, {"torch": "at the end"}])
+    monkeypatch.setattr("harness.runtime.device.package_versions", lambda extra=(): next(versions))
+    folder = make("zero-shot")
+    run(folder)
+    found = record(folder)
+    assert found.environment is not None
+    assert found.environment.packages == {"torch": "at the start"}
+    assert found.started is not None
+    assert found.started <= found.created
+    assert found.environment.cores == len(os.sched_getaffinity(0))
+    assert found.environment.threads == torch.get_num_threads()
+
+
 def test_a_bug_keeps_its_traceback(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise KeyError("oops")
