@@ -14,7 +14,9 @@ from harness.runtime.data import Row
 from strategies.full import Full
 from strategies.ia3 import IA3
 from strategies.lora import Lora
+from strategies.peft import Peft
 from strategies.prefix import Prefix
+from strategies.qlora import QLora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
 
@@ -48,6 +50,16 @@ class StopsPrefix(_Stops, Prefix):
 
 class StopsIA3(_Stops, IA3):
     pass
+
+
+class StopsQLora(_Stops, QLora):
+    pass
+
+
+class StopsPeft(_Stops, Peft):
+    def after_step(self, model: Any, step: int) -> None:
+        Peft.after_step(self, model, step)  # AdaLoRA's ranks
+        _Stops.after_step(self, model, step)
 
 
 STRATEGIES: list[Strategy] = [
@@ -110,6 +122,23 @@ def test_a_run_stopped_after_its_last_step_makes_no_other(
 def test_a_run_stopped_anywhere_ends_as_if_it_had_not_been(
     strategy: Strategy, stops: list[int | None], run_training: Train, tmp_path: Path
 ) -> None:
+    settings = {"schedule": "constant", "max_steps": 5, "checkpoint_steps": 1}
+    whole = run_training(strategy, **settings)
+    assert_same(until(run_training, strategy, stops, tmp_path / "again", **settings), whole)
+
+
+def test_four_bits_go_on_to_the_bit(run_training: Train, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    strategy = StopsQLora(r=4, dropout=0.2)
+    settings = {"schedule": "constant", "max_steps": 5, "checkpoint_steps": 1}
+    whole = run_training(strategy, **settings)
+    assert_same(until(run_training, strategy, [3, None, None], tmp_path / "again", **settings), whole)
+
+
+@pytest.mark.parametrize("stops", [[2, None], [4, None, None]], ids=str)
+def test_the_ranks_of_adalora_go_on_too(stops: list[int | None], run_training: Train, tmp_path: Path) -> None:
+    config = {"peft_type": "ADALORA", "init_r": 8, "target_r": 2, "tinit": 1, "tfinal": 1, "deltaT": 1}
+    strategy = StopsPeft(config={**config, "total_step": 5, "target_modules": ["q_proj", "v_proj"]})
     settings = {"schedule": "constant", "max_steps": 5, "checkpoint_steps": 1}
     whole = run_training(strategy, **settings)
     assert_same(until(run_training, strategy, stops, tmp_path / "again", **settings), whole)
