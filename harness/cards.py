@@ -1,6 +1,6 @@
 """Models known by a short name, and what a `--model` value means.
 
-A card only saves typing and picks the scoring; any Hub id or folder works without one.
+A card only saves typing; any Hub id or folder works without one, and with the same defaults (`traits`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from harness.errors import UsageError, did_you_mean
 from harness.paths import cut, typed_path
 
 RANDOM_PREFIX = "random:"
-DEFAULT_SCORING: Scoring = "letter"
 # Smaller models pick a letter at chance, but still rank the options' own texts.
 LETTER_FROM_BILLIONS = 1.5
 
@@ -77,18 +76,6 @@ def find_card(name: str) -> ModelCard | None:
     if plain in CARDS:
         return CARDS[plain]
     return next((card for card in CARDS.values() if card.hub_id == plain), None)
-
-
-def default_scoring(name: str) -> Scoring:
-    """How a model is scored unless asked otherwise: its card's way, `letter` without a card."""
-    card = find_card(name)
-    return card.default_scoring if card else DEFAULT_SCORING
-
-
-def learning_rate_scale(name: str) -> float:
-    """What a strategy's default learning rate is multiplied by for this model; 1 without a card."""
-    card = find_card(name)
-    return card.learning_rate_scale if card else 1.0
 
 
 def resolve_model_name(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from urllib.parse import quote
 
 from harness.contracts import Task
 from harness.errors import UsageError
@@ -13,6 +14,7 @@ from harness.paths import typed_path
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 2.0
+MOST_CONFIG_BYTES = 2**22
 DATA_CHOICES = ("auto", "hub", "sample")
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -77,6 +79,39 @@ def _is_offline() -> bool:
     return any(
         os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
     )
+
+
+def download_config(hub_id: str, revision: str | None) -> bytes | str:
+    """A model's config.json from the Hub, or why it is not to be had; in seconds either way."""
+    if _is_offline():
+        return "HF_HUB_OFFLINE is set and it is not in the cache"
+    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    if not endpoint.startswith(("http://", "https://")):
+        return "HF_ENDPOINT is not a web address (it begins with http:// or https://)"
+    url = f"{endpoint}/{hub_id}/resolve/{quote(revision or 'main', safe='')}/config.json"
+    answers: list[bytes | str] = []
+    asker = threading.Thread(target=lambda: answers.append(_get(endpoint, url)), daemon=True)
+    asker.start()
+    asker.join(TIMEOUT_SECONDS + 0.5)
+    answer = answers[0] if answers else f"{endpoint} did not answer within {TIMEOUT_SECONDS:g} s"
+    return masked(answer) if isinstance(answer, str) else answer
+
+
+def _get(endpoint: str, url: str) -> bytes | str:
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - checked above
+            content: bytes = answer.read(MOST_CONFIG_BYTES)
+            return content
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"the Hub answered {error.code} {error.reason}"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        return f"{endpoint} cannot be reached ({reason})"
 
 
 def _ask_hub(hub_id: str) -> str | None:

@@ -72,7 +72,7 @@ class TaskSpec(Frozen):
 
 class TrainSpec(Frozen):
     learning_rate: float | None = Field(
-        None, gt=0, le=10, description="default: the strategy's own, times the model card's scale"
+        None, gt=0, le=10, description="default: the strategy's own, times the scale of the model's width"
     )
     epochs: float = Field(
         2.0, gt=0, le=1000, description="passes over the training split (Med42-v2, arXiv 2408.06142)"

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.asked import Asked, Named, Variant, build_variants, check_sections, layered, read_assignments
 from harness.axes import command_axes, make_variants
-from harness.cards import RANDOM_PREFIX, default_scoring, learning_rate_scale
+from harness.cards import RANDOM_PREFIX
 from harness.contracts import Strategy, Task
 from harness.errors import UsageError, all_at_once
 from harness.plugin_contract import is_rate
@@ -32,6 +32,7 @@ from harness.spec import (
     TrainSpec,
 )
 from harness.study_file import Study, read_study
+from harness.traits import Traits, traits_of
 
 EXAMPLE = "python -m harness run --strategy lora --task medqa"
 DEFAULT_DATA = "auto"
@@ -39,6 +40,7 @@ MOST_RUNS = 100_000
 DEFAULT_SEED = int(RunSpec.model_fields["seed"].default)
 
 Notify = Callable[[str], None]
+ModelTraits = dict[tuple[str, str | None], Traits]
 
 
 def parse_grid(
@@ -77,14 +79,23 @@ def parse_grid(
     for task in tasks:
         if notice := sources[task.name][1]:
             notify(notice)
-    specs = _specs(variants, {name: source for name, (source, _) in sources.items()}, registry, precision)
+    traits = _traits(variants)
+    for (model, _), found in traits.items():
+        if found.unknown:
+            notify(_unknown_size(model, found))
+    where = {name: source for name, (source, _) in sources.items()}
+    specs = _specs(variants, where, traits, registry, precision)
     for reason in precision.reasons:
         notify(reason)
     return specs
 
 
 def _specs(
-    variants: Sequence[Variant], sources: dict[str, str], registry: Registry, precision: Precision
+    variants: Sequence[Variant],
+    sources: dict[str, str],
+    traits: ModelTraits,
+    registry: Registry,
+    precision: Precision,
 ) -> list[RunSpec]:
     """Every run of every variant, each once: task, model and seed in the order they were named."""
     count = sum(len(v.tasks) * len(v.models) * len(v.seeds) for v in variants)
@@ -98,7 +109,7 @@ def _specs(
             variant.asked,
             precision,
             task=(task, sources[task]),
-            model=model,
+            model=(model, traits[model, variant.asked.model.get("revision")]),
             seed=seed,
             plugins=plugins_of(registry, [("strategy", variant.cls.name), ("task", task)]),
         )
@@ -107,6 +118,19 @@ def _specs(
         for seed in variant.seeds
     )
     return list({spec.run_id: spec for spec in specs}.values())
+
+
+def _traits(variants: Sequence[Variant]) -> ModelTraits:
+    """Of each model that a run asks for, at each revision."""
+    asked = [(model, v.asked.model.get("revision")) for v in variants if v.strategy for model in v.models]
+    return {key: traits_of(*key) for key in dict.fromkeys(asked)}
+
+
+def _unknown_size(model: str, found: Traits) -> str:
+    return (
+        f"the size of {model} is not known ({found.unknown}): it is scored by {found.scoring} unless you give "
+        "--scoring, and learning rates are those meant for 7B"
+    )
 
 
 def _in_order(lists: Iterable[list[str]]) -> list[str]:
@@ -119,24 +143,26 @@ def resolve(
     precision: Precision,
     *,
     task: tuple[str, str],
-    model: str,
+    model: tuple[str, Traits],
     seed: int,
     plugins: tuple[PluginSpec, ...] = (),
 ) -> RunSpec:
-    """The complete spec of one run. `task` is its name and its resolved data source.
+    """The complete spec of one run. `task` is its name and its resolved data source; `model` its name and
+    the defaults that its size asks for.
 
     What a run cannot depend on is set to its default, so that its identity does not depend on it:
     `train` and `engine` of a strategy that does not train, ZeRO's settings on the plain engine, and
     the seed where nothing is drawn, so that a grid over seeds has one such run.
     """
     name, source = task
-    task_values = {"scoring": default_scoring(model), "shots": strategy.default_shots, **asked.task}
+    model_name, traits = model
+    task_values = {"scoring": traits.scoring, "shots": strategy.default_shots, **asked.task}
     train: dict[str, Any] = {}
     engine = {key: value for key, value in asked.engine.items() if key == "evaluation_batch_tokens"}
     if strategy.trains:
         train = {**asked.train}
         if train.get("learning_rate") is None:
-            train["learning_rate"] = default_learning_rate(strategy, model)
+            train["learning_rate"] = default_learning_rate(strategy, model_name, traits.learning_rate_scale)
         engine["name"] = _engine_name(strategy, asked)
         if engine["name"] == "deepspeed":
             engine |= asked.engine
@@ -144,12 +170,12 @@ def resolve(
         asked.model.get("dtype", AUTO), trains_with_deepspeed=engine.get("name") == "deepspeed"
     )
     return RunSpec(
-        model=ModelSpec(**{**asked.model, "name": model, "dtype": dtype}),
+        model=ModelSpec(**{**asked.model, "name": model_name, "dtype": dtype}),
         strategy=StrategySpec(name=strategy.name, settings=settings_of(strategy, dtype)),
         task=TaskSpec(name=name, source=source, **task_values),
         train=TrainSpec(**train),
         engine=EngineSpec(**engine),
-        seed=seed if draws(strategy, asked, model) else DEFAULT_SEED,
+        seed=seed if draws(strategy, asked, model_name) else DEFAULT_SEED,
         plugins=plugins,
     )
 
@@ -160,15 +186,15 @@ def draws(strategy: Strategy, asked: Asked, model: str) -> bool:
     return strategy.trains or shots > 0 or model.startswith(RANDOM_PREFIX)
 
 
-def default_learning_rate(strategy: Strategy, model: str) -> float | None:
-    """The strategy's own learning rate times the model card's scale, to three digits.
+def default_learning_rate(strategy: Strategy, model: str, scale: float) -> float | None:
+    """The strategy's own learning rate times the model's scale, to three digits.
 
     Raises `UsageError` where that is no learning rate.
     """
     rate = own_learning_rate(strategy)
     if rate is None:
         return None
-    scaled = float(f"{rate * learning_rate_scale(model):.3g}")
+    scaled = float(f"{rate * scale:.3g}")
     if not is_rate(scaled):
         raise UsageError(
             f"strategy '{strategy.name}' comes to a learning rate of {scaled:g} for {model}",

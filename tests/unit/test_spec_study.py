@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stubs import PLUGIN, parse
 
-from harness.cards import CARDS, default_scoring, learning_rate_scale, resolve_model_name
+from harness.cards import CARDS, resolve_model_name
 from harness.commands.preflight import check_packages
 from harness.errors import MissingDependencyError, UsageError
 from harness.hubcache import hub_cache
@@ -37,11 +37,6 @@ def test_defaults_are_written_out(one):
     assert spec.engine.name == "plain"
     assert spec.strategy.settings == {"r": 8, "scale": 1.0, "config": {"a": 1, "b": {"c": 2}}}
     assert [Path(plugin.path).name for plugin in spec.plugins] == ["stub_plugin.py"]
-
-
-def test_learning_rate_scale_is_the_cards():
-    assert learning_rate_scale("smollm2-135m") == learning_rate_scale("random:smollm2-135m") == 5
-    assert learning_rate_scale("some/model") == 1
 
 
 def test_defaults_follow_strategy_and_model(one):
@@ -243,9 +238,6 @@ def test_format_value_is_read_back(value):
 def test_cards_score_small_models_by_cloze():
     for card in CARDS.values():
         assert card.default_scoring == ("letter" if card.parameters_billion >= 1.5 else "cloze")
-    assert default_scoring("random:smollm2-135m") == "cloze"
-    assert default_scoring("HuggingFaceTB/SmolLM2-135M-Instruct") == "cloze"
-    assert default_scoring("org/unheard-of") == "letter"
 
 
 def test_model_names(tmp_path):
