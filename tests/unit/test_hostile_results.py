@@ -137,6 +137,28 @@ def test_a_bad_record_is_named_and_the_others_are_shown(root, cli, ruin):
     assert entry["state"] == "broken"
 
 
+def test_a_folder_that_may_not_be_read_is_named_and_the_others_are_shown(root, cli, monkeypatch):
+    """Root may read everything: here the system's answer is stood in for."""
+    there = bad_run(root)
+    opened, looked = os.open, Path.lstat
+
+    def refused(path, *args, **options):
+        if Path(os.fspath(path)).parent == there:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **options)
+
+    def no_look(path):
+        if path.parent == there:
+            raise PermissionError(13, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(Path, "lstat", no_look)
+    assert_the_good_ones_are_shown(cli, str(there))
+    code, _, err = cli("show", there.name)
+    assert (code, "permission denied" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     "ruin", [nested, pipe, device, loop, folder, large, not_text], ids=lambda r: r.__name__
 )
