@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from harness.escape import markdown, plain
+from harness.report.fitting import needed
 from harness.report.text import print_table
 from harness.terminal import make_console
 
@@ -62,9 +63,7 @@ def print_text(blocks: Sequence[Block], stream: TextIO | None = None, width: int
 
 def _width(headers: Sequence[str], rows: Sequence[Sequence[str]], fold: Sequence[int]) -> int:
     """What a table needs when only its folding columns give way."""
-    columns = zip(headers, *rows, strict=True)
-    widths = (12 if i in fold else max(map(len, cells)) for i, cells in enumerate(columns))
-    return sum(widths) + 3 * len(headers) + 1
+    return needed(list(zip(headers, *rows, strict=True)), fold)
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:

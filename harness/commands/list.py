@@ -14,6 +14,7 @@ from harness.contracts import Strategy, Task
 from harness.errors import EXIT_OK, StoreError
 from harness.plugins import guarded_class
 from harness.registry import Registry, load_registry
+from harness.report.fitting import wrapped
 from harness.report.text import MISSING, interval, print_table
 from harness.settings import format_value
 from harness.store import Store
@@ -133,14 +134,18 @@ def _print_strategies(entries: list[dict[str, Any]], verbose: bool) -> None:
     ]
     headers = ["strategy", "trains", "learning rate", "needs", "what it is"]
     console = make_console()
-    print_table(console, headers, rows, fold=(3, 4))
+    print_table(console, headers, rows, fold=(2, 3, 4), drop=(3, 1))
     for entry in entries if verbose else []:
-        console.print(f"{entry['name']} ({entry['source']})", style="bold")
+        console.print(
+            wrapped(f"{entry['name']} ({entry['source']})", console.width), style="bold", soft_wrap=True
+        )
         if entry["learning_rate_source"]:
-            console.print(f"  learning rate: {entry['learning_rate_source']}")
+            source = f"learning rate: {entry['learning_rate_source']}"
+            console.print(wrapped(source, console.width, "  "), soft_wrap=True)
         for setting in entry["settings"]:
             default = format_value(setting["default"])
-            console.print(f"  --set strategy.{setting['name']}={default}  {setting['description']}")
+            line = f"--set strategy.{setting['name']}={default}  {setting['description']}"
+            console.print(wrapped(line, console.width, "  "), soft_wrap=True)
         console.print()
 
 
@@ -156,10 +161,13 @@ def _print_tasks(entries: list[dict[str, Any]], verbose: bool) -> None:
         for entry in entries
     ]
     console = make_console()
-    print_table(console, ["task", "title", "answers", "on the Hub", "what it is"], rows, fold=(1, 4))
+    print_table(
+        console, ["task", "title", "answers", "on the Hub", "what it is"], rows, fold=(1, 2, 4), drop=(3, 2)
+    )
     for entry in entries if verbose else []:
         metrics = ", ".join(f"{metric['name']} ({metric['unit']})" for metric in entry["metrics"])
-        console.print(f"{entry['name']}: {metrics}\n  source: {entry['source']}\n")
+        console.print(wrapped(f"{entry['name']}: {metrics}", console.width), soft_wrap=True)
+        console.print(wrapped(f"source: {entry['source']}\n", console.width, "  "), soft_wrap=True)
 
 
 def _print_models(entries: list[dict[str, Any]], verbose: bool) -> None:
@@ -175,7 +183,7 @@ def _print_models(entries: list[dict[str, Any]], verbose: bool) -> None:
         for entry in entries
     ]
     headers = ["model", "billion", "scoring", "on the Hub, and what it is"]
-    print_table(make_console(), headers, rows, right=(False, True, False, False), fold=(3,))
+    print_table(make_console(), headers, rows, right=(False, True, False, False), fold=(3,), drop=(1, 2))
 
 
 def _print_runs(entries: list[dict[str, Any]], verbose: bool) -> None:
@@ -189,7 +197,7 @@ def _print_runs(entries: list[dict[str, Any]], verbose: bool) -> None:
         score = Score(**entry["accuracy"]) if entry["accuracy"] else None
         state = f"{entry['state']} ({entry['failure']})" if entry["failure"] else entry["state"]
         rows.append([entry["run_id"], state, interval(score), entry["created"] or MISSING])
-    print_table(make_console(), ["run", "state", "accuracy % [95%]", "created (UTC)"], rows, fold=(0, 1, 3))
+    print_table(make_console(), ["run", "state", "accuracy % [95%]", "created (UTC)"], rows, drop=(3,))
 
 
 _TABLES: dict[str, Callable[[list[dict[str, Any]], bool], None]] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from harness.errors import first_line
 from harness.escape import plain
 from harness.record import RunRecord, Score
+from harness.report.fitting import PADDING, kept, needed, stacked, widths, wrapped
 from harness.report.rows import Row, grouped
 from harness.terminal import make_console
 
@@ -88,8 +89,6 @@ COLUMNS = (
 )
 # Stand above a table instead of in it, where all its rows agree.
 IN_CAPTION = ("model", "precision", "scoring", "shots", "limit", "seed")
-# Rich's simple box: a space on both sides of each cell, one between cells, and one at each edge.
-PADDING = 3
 
 
 def print_runs(
@@ -105,9 +104,9 @@ def print_runs(
     width = width or make_console(stream).width
     for title, rows in grouped(records).items():
         columns, left_out = choose_columns(rows, width)
-        needed = _width(columns, rows)
+        least = _width(columns, rows)
         # Rather a line too long than a figure cut.
-        console = make_console(stream, max(width, needed))
+        console = make_console(stream, max(width, least))
         print_table(
             console,
             [column.header for column in columns],
@@ -117,12 +116,10 @@ def print_runs(
         )
         for row in rows:
             if row.failure_kind and row.run_id not in told:
-                console.print(
-                    f"{_name(row)}: {row.failure_kind}: {first_line(row.failure_message or '')}",
-                    soft_wrap=True,
-                )
+                reason = f"{_name(row)}: {row.failure_kind}: {first_line(row.failure_message or '')}"
+                console.print(wrapped(reason, console.width), soft_wrap=True)
         if left_out:
-            console.print(f"Not shown at this width: {', '.join(left_out)}.", style="dim")
+            _tell_left_out(console, left_out)
 
 
 def print_table(
@@ -133,28 +130,49 @@ def print_table(
     title: str = "",
     right: Sequence[bool] = (),
     fold: Sequence[int] = (),
+    drop: Sequence[int] = (),
 ) -> None:
-    """A plain table. Only the columns numbered in `fold` may be broken over lines."""
+    """A plain table that fits the console, the first column its names.
+
+    Only the columns numbered in `fold` may be broken over lines, between words. Those in `drop` give
+    way where there is no room, the first one first, and are named below. Where even the rest does not
+    fit, each name has a line of its own and what is known of it stands below.
+    """
+    cells = [[_cell(text) for text in row] for row in rows]
+    columns = [[header, *(row[i] for row in cells)] for i, header in enumerate(headers)]
+    if title:
+        console.print(wrapped(title, console.width), style="bold", soft_wrap=True)
+    shown = kept(columns, fold, drop, console.width)
+    chosen = [columns[i] for i in shown]
+    folding = [place for place, i in enumerate(shown) if i in fold]
+    if needed(chosen, folding) > console.width:
+        console.print("\n".join(stacked(headers, cells, console.width)), soft_wrap=True)
+        return
+    own = widths(chosen, folding, console.width)
+    _print_columns(console, chosen, own, [bool(right) and right[i] for i in shown])
+    if left_out := [header for i, header in enumerate(headers) if i not in shown]:
+        _tell_left_out(console, left_out)
+
+
+def _print_columns(
+    console: Console, columns: Sequence[Sequence[str]], own: Sequence[int], right: Sequence[bool]
+) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    if title:
-        console.print(title, style="bold")
     table = Table(box=box.SIMPLE_HEAD)
-    for index, header in enumerate(headers):
-        folds = index in fold
-        justify: JustifyMethod = "right" if right and right[index] else "left"
-        table.add_column(
-            Text(header),
-            justify=justify,
-            no_wrap=not folds,
-            overflow="fold",
-            min_width=12 if folds else None,
-        )
-    for row in rows:
-        table.add_row(*(Text(_cell(text)) for text in row))
+    for column, width, ends in zip(columns, own, right, strict=True):
+        justify: JustifyMethod = "right" if ends else "left"
+        table.add_column(Text(column[0]), justify=justify, overflow="fold", width=width)
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _tell_left_out(console: Console, headers: Sequence[str]) -> None:
+    text = wrapped(f"Not shown at this width: {', '.join(headers)}.", console.width)
+    console.print(text, style="dim", soft_wrap=True)
 
 
 def _cell(text: str) -> str:
