@@ -18,7 +18,7 @@ from harness.report.audit import Difference, audit, comparable
 from harness.report.model import Tuning
 from harness.report.outcomes import Group, Outcomes, aligned, clusters_of, load_outcomes
 from harness.report.pairing import is_fixed, paired
-from harness.report.tuned import tuning_differences, tuning_of
+from harness.report.tuned import NEITHER, tuning_differences, tuning_of, untuned
 from harness.selection import names_of
 from harness.stats.equivalence import Equivalence, equivalence
 from harness.stats.family import holm
@@ -119,7 +119,8 @@ def _prepared(store: Store, a: Group, b: Group) -> _Pair:
     tuned = (tuning_of(store, a.records), tuning_of(store, b.records))
     found += tuning_differences(a.records, b.records, tuned)
     outcomes = aligned(load_outcomes(store, a), load_outcomes(store, b))
-    return _Pair(a, b, _notes(a, b), found, tuned, *outcomes)
+    notes = [NEITHER] if untuned(a.records, b.records, tuned) else []
+    return _Pair(a, b, notes + _notes(a, b), found, tuned, *outcomes)
 
 
 def refuse(found: Sequence[Difference], name_a: str, name_b: str) -> None:

@@ -34,7 +34,8 @@ class Example:
 
     `id` is unique within its task and stable over splits; `gold` indexes `options`; `subgroup` is
     what accuracy is broken down by (an exam step, a subject; empty where there is none); `context`
-    is text that the question is about (PubMedQA's abstract).
+    is text that the question is about (PubMedQA's abstract); `cluster` names what makes items dependent (a
+    patient, a vignette, a fact asked in several ways), empty where an item stands alone.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Example:
     gold: int
     subgroup: str = ""
     context: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class Prediction:
     predicted_norm: int
     logprobs: tuple[float, ...]
     subgroup: str = ""
+    cluster: str = ""
     same_as: tuple[int, ...] = ()
     merged: tuple[float, ...] = ()
 

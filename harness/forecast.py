@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from harness.record import RunRecord
-from harness.spec import RunSpec
+from harness.record import DataInfo, RunRecord
+from harness.spec import FOLDS, RunSpec
 
 Kind = tuple[object, ...]
 
@@ -81,9 +81,15 @@ class Forecaster:
         infos = [run.data for run in runs if run.data]
         if not rates or not infos:
             return None
-        validation = spec.task.split == "validation"
-        items = max(data.validation_n if validation else data.test_known_n for data in infos)
+        items = max(_scored_n(spec, data) for data in infos)
         return median(rates) * min(items, spec.task.limit or items)
+
+
+def _scored_n(spec: RunSpec, data: DataInfo) -> int:
+    """How many items a run scores of data like this: its test split, its validation split or a fold."""
+    if spec.task.split == "train":
+        return math.ceil(data.train_n / FOLDS)
+    return data.validation_n if spec.task.split == "validation" else data.test_known_n
 
 
 def total(seconds: Sequence[float | None]) -> tuple[float, int]:

@@ -22,8 +22,9 @@ def check_choices(task: Task, examples: Sequence[Example], scoring: Scoring) -> 
 
 
 def scored_items(splits: Splits, split: Part, limit: int | None) -> tuple[Example, ...]:
-    """The items that are scored: of the test split, or of validation in a tuning trial. Raises `UsageError`."""
-    scored = splits.validation if split == "validation" else splits.test
+    """The items that are scored: of the test split, or in a tuning trial of validation or of train
+    (all its folds). Raises `UsageError`."""
+    scored = {"test": splits.test, "validation": splits.validation, "train": splits.train}[split]
     if not scored:
         raise UsageError(
             f"{splits.title} has no {split} items to score",

@@ -59,14 +59,22 @@ class StrategySpec(Frozen):
     )
 
 
+FOLDS = 5
+"""Parts of train, each held out once where validation is too small to choose by."""
+
+
 class TaskSpec(Frozen):
     name: str
     source: str = Field("sample", description="hub, sample, or a folder")
     scoring: Scoring = Field("letter", description="letter, or cloze (the option's text)")
     shots: int = Field(0, ge=0, le=64, description="worked examples before the question")
     limit: int | None = Field(None, ge=1, description="only the first N test items")
-    split: Literal["test", "validation"] = Field(
-        "test", description="what is scored; tuning trials score validation and leave test alone"
+    split: Literal["test", "validation", "train"] = Field(
+        "test",
+        description="what is scored; tuning trials score validation, or a fold of train, and leave test alone",
+    )
+    fold: int | None = Field(
+        None, ge=0, lt=FOLDS, description="the fold of train that is held out of training and scored"
     )
 
 

@@ -3,11 +3,15 @@
 A trial is a run like any other, with its own folder and record, except that what it scores is the
 validation split (`task.split`): the test split is not scored before the rate is chosen. All seeds of
 a run share one tuning, done with `TUNING_SEED`, so that asking for another seed later neither adds
-trials nor changes the choice, and seeds differ in nothing but the seed.
+trials nor changes the choice, and seeds differ in nothing but the seed. That seed is no evaluation seed:
+a run that is also the trial it was chosen by would be better than its method, the more so the more its
+method's runs vary.
 
 The choice: highest validation accuracy, because accuracy is what the runs are then compared by; at
 the same accuracy (common, with a few hundred items) the lower mean negative log-likelihood, which
-sees what accuracy is too coarse for; then the lower rate.
+sees what accuracy is too coarse for; then the lower rate. With fewer than `FEW` validation items accuracy
+chooses at random among good rates: then each rate has a trial on each of the folds of train, and the lowest
+mean negative log-likelihood over the folds is chosen.
 """
 
 from __future__ import annotations
@@ -15,30 +19,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from pydantic import ValidationError
 
 from harness.boundary import read_json, reading
-from harness.errors import StoreError
+from harness.errors import StoreError, UsageError
 from harness.files import write_json_atomic
 from harness.record import Cost, Failure, RunRecord, Score
-from harness.spec import Frozen, RunSpec
+from harness.spec import FOLDS, Frozen, RunSpec
 from harness.store import Store
 
-TUNING_SEED = 0
+TUNING_SEED = 1_618_033_988
+"""No run may have it: see the module."""
+FEW = 200
 DECADES = 2.0
 HIGHEST_RATE = 10.0  # TrainSpec's bound
 FOLDER = ".tune"
 FILE = "tuning.json"
 RULE = "highest validation accuracy, then lowest validation nll, then lowest rate"
+FOLD_RULE = (
+    f"lowest mean nll over {FOLDS} folds of train (fewer than {FEW} validation items), then lowest rate"
+)
 
 
 class Trial(Frozen):
-    """One learning rate and what it reached on validation; scores are `None` where it did not end well."""
+    """One learning rate and what it reached on validation, or on one fold of train; scores are `None` where it
+    did not end well.
+    """
 
     run_id: str
     learning_rate: float
+    fold: int | None = None
     status: Literal["ok", "failed", "interrupted"]
     accuracy: Score | None = None
     nll: Score | None = None
@@ -52,11 +65,17 @@ class Tuning(Frozen):
 
     schema_version: Literal[1] = 1
     rule: str = RULE
-    split: Literal["validation"] = "validation"
+    split: Literal["validation", "train"] = "validation"
+    folds: int = 0
     seed: int = TUNING_SEED
     centre: float
     chosen: float | None
     trials: tuple[Trial, ...]
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates tried, in their order; with folds each has several trials."""
+        return list(dict.fromkeys(trial.learning_rate for trial in self.trials))
 
     @property
     def total_seconds(self) -> float:
@@ -83,14 +102,25 @@ def rates(centre: float, n: int) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def trials_of(spec: RunSpec, n: int) -> list[RunSpec]:
-    """The trials that choose the learning rate of `spec`; none where it does not train."""
+def trials_of(spec: RunSpec, n: int, validation_n: int) -> list[RunSpec]:
+    """The trials that choose the learning rate of `spec`; none where it does not train. validation_n: how
+    many items its validation split has. Raises `UsageError` where a run has the seed of its trials.
+    """
     if spec.train.learning_rate is None or n == 1:
         return []
-    task = spec.task.model_copy(update={"split": "validation"})
+    if spec.seed == TUNING_SEED:
+        raise UsageError(
+            f"seed {TUNING_SEED} is the one that learning rates are tuned with", "Give the run another seed."
+        )
+    splits: list[dict[str, object]] = [{"split": "validation"}]
+    if min(validation_n, spec.task.limit or validation_n) < FEW:
+        splits = [{"split": "train", "fold": fold} for fold in range(FOLDS)]
     return [
-        with_rate(spec, rate).model_copy(update={"task": task, "seed": TUNING_SEED})
+        with_rate(spec, rate).model_copy(
+            update={"task": spec.task.model_copy(update=split), "seed": TUNING_SEED}
+        )
         for rate in rates(spec.train.learning_rate, n)
+        for split in splits
     ]
 
 
@@ -108,11 +138,14 @@ def is_decided(record: RunRecord | None) -> bool:
 def judge(spec: RunSpec, trials: Iterable[RunSpec], records: Mapping[str, RunRecord]) -> Tuning:
     """The tuning of `spec` from its trials' records; nothing is chosen where no trial ended well."""
     judged = tuple(_trial(records[trial.run_id]) for trial in trials if trial.run_id in records)
+    centre, folds = spec.train.required_learning_rate, any(trial.fold is not None for trial in judged)
+    if folds:
+        means = fold_means(judged)
+        chosen = min(means, key=lambda rate: (means[rate], rate), default=None)
+        return Tuning(rule=FOLD_RULE, split="train", folds=FOLDS, centre=centre, chosen=chosen, trials=judged)
     scored = [trial for trial in judged if trial.accuracy is not None]
     best = min(scored, key=_rank, default=None)
-    return Tuning(
-        centre=spec.train.required_learning_rate, chosen=best.learning_rate if best else None, trials=judged
-    )
+    return Tuning(centre=centre, chosen=best.learning_rate if best else None, trials=judged)
 
 
 def _rank(trial: Trial) -> tuple[float, float, float]:
@@ -120,10 +153,21 @@ def _rank(trial: Trial) -> tuple[float, float, float]:
     return -accuracy, trial.nll.value if trial.nll else float("inf"), trial.learning_rate
 
 
+def fold_means(trials: Iterable[Trial]) -> dict[float, float]:
+    """The mean nll over the folds of each rate that ended well on all of them."""
+    found: dict[float, list[float | None]] = {}
+    for trial in trials:
+        value = trial.nll.value if trial.nll and trial.status == "ok" else None
+        found.setdefault(trial.learning_rate, []).append(value)
+    complete = {rate: [v for v in values if v is not None] for rate, values in found.items()}
+    return {rate: fmean(values) for rate, values in complete.items() if len(values) == FOLDS}
+
+
 def _trial(record: RunRecord) -> Trial:
     return Trial(
         run_id=record.run_id,
         learning_rate=record.spec.train.required_learning_rate,
+        fold=record.spec.task.fold,
         status=record.status,
         accuracy=record.scores.get("accuracy"),
         nll=record.scores.get("nll"),
@@ -146,13 +190,19 @@ def failed_record(spec: RunSpec, tuning: Tuning, root: Path) -> RunRecord:
         failure=Failure(
             phase="tune",
             kind="non_finite_loss" if kinds == {"non_finite_loss"} else "error",
-            message=f"no learning rate could be chosen: none of {len(tuning.trials)} trials ended well: {tried}",
+            message=f"no learning rate could be chosen: {_why_none(tuning)}: {tried}",
             remedy=(
                 f"See: python -m harness list runs --results {root / FOLDER}. "
                 "Give another centre to tune around: --set train.learning_rate=..."
             ),
         ),
     )
+
+
+def _why_none(tuning: Tuning) -> str:
+    if tuning.folds:
+        return f"none of {len(tuning.rates)} rates ended well on all {tuning.folds} folds"
+    return f"none of {len(tuning.trials)} trials ended well"
 
 
 def store_tuning(store: Store, run_id: str, tuning: Tuning) -> None:

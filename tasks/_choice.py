@@ -5,6 +5,7 @@ Legend: K choices an item.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -206,4 +207,4 @@ def _plain(text: str) -> str:
 
 
 def _renamed(example: Example, name: str) -> Example:
-    return Example(name, example.question, example.options, example.gold, example.subgroup, example.context)
+    return dataclasses.replace(example, id=name)

@@ -159,7 +159,7 @@ def _example(row: Row) -> Example:
         gold = row.label("answer_idx", LETTERS)
         _check_answer(row, options, gold)
     identity = row_id(row) or content_id(question, options)
-    return Example(identity, question, options, gold, subgroup=_subgroup(row))
+    return Example(identity, question, options, gold, subgroup=_subgroup(row), cluster=_cluster(row))
 
 
 def _options(row: Row) -> tuple[str, ...]:
@@ -180,6 +180,12 @@ def _check_answer(row: Row, options: tuple[str, ...], gold: int) -> None:
             f"'answer' is '{answer}', but option {LETTERS[gold]} ('answer_idx') is '{options[gold]}'",
             "Correct 'answer' or 'answer_idx': the two must name the same option.",
         )
+
+
+def _cluster(row: Row) -> str:
+    """What makes items dependent (a vignette, a fact asked in several ways): the column `cluster`, if any."""
+    value = row.values.get("cluster")
+    return "" if value is None else row.check_text(value, "'cluster'")
 
 
 def _subgroup(row: Row) -> str:

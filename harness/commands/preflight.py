@@ -59,3 +59,22 @@ def check_data(specs: Iterable[RunSpec], registry: Registry) -> list[str]:
             asked = scored_items(splits[name, source], spec.task.split, spec.task.limit)
             check_choices(task(), asked, spec.task.scoring)
     return list(dict.fromkeys(line for loaded in splits.values() for line in loaded.notices))
+
+
+class ValidationSizes:
+    """How many validation items the data of a run has; each data set is read once.
+
+    Raises `DataError` as `check_data`.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._known: dict[tuple[str, str], int] = {}
+
+    def __call__(self, spec: RunSpec) -> int:
+        key = (spec.task.name, spec.task.source)
+        if key not in self._known:
+            task = self._registry.task(spec.task.name)
+            with guarded_class(task):
+                self._known[key] = len(task().load(DataSource.parse(spec.task.source)).validation)
+        return self._known[key]

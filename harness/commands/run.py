@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from harness.commands.gridplan import Item, make_items, print_plan
-from harness.commands.preflight import check_data, check_packages
+from harness.commands.preflight import ValidationSizes, check_data, check_packages
 from harness.commands.reuse import in_another_precision, reusable, usable, without_texts
 from harness.commands.tuning import Tuner, told
 from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     asked = parse_grid(args, registry, notify=lambda text: say(_framed(text)))
     # Of a run that is tuned it is the run at the chosen rate that is looked for, later.
     specs, refusal = usable(asked, store, force=args.force or bool(args.tune or study.tune))
-    tuner = Tuner(specs, args.tune or study.tune or 1, store, registry, force=args.force)
+    sizes = ValidationSizes(registry)
+    tuner = Tuner(specs, args.tune or study.tune or 1, store, registry, force=args.force, validation_n=sizes)
     where, notice = places(args.parallel, args.processes)
     finals = [found for found in map(tuner.resolved, specs) if isinstance(found, RunSpec)]
     known = [found for spec in tuner.settled(specs) if isinstance(found := tuner.resolved(spec), RunSpec)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from harness.store import Store
 from harness.tune import (
     Tuning,
     failed_record,
+    fold_means,
     is_decided,
     judge,
     read_tuning,
@@ -34,12 +35,23 @@ class Tuner:
     """The trials of a grid: those there are, those to run, and the runs they lead to."""
 
     def __init__(
-        self, specs: Sequence[RunSpec], n: int, store: Store, registry: Registry, *, force: bool
+        self,
+        specs: Sequence[RunSpec],
+        n: int,
+        store: Store,
+        registry: Registry,
+        *,
+        force: bool,
+        validation_n: Callable[[RunSpec], int],
     ) -> None:
+        """validation_n: how many validation items a run's data has; asked only where something is tuned."""
         self.store = trial_store(store)
         self._root = store.root
         self._registry = registry
-        self._trials = {spec.run_id: trials_of(spec, n) for spec in specs}
+        self._trials = {
+            spec.run_id: trials_of(spec, n, validation_n(spec)) if n > 1 and spec.trains else []
+            for spec in specs
+        }
         self.all = list(
             {trial.run_id: trial for trials in self._trials.values() for trial in trials}.values()
         )
@@ -92,14 +104,18 @@ class Tuner:
 
 def told(spec: RunSpec, tuning: Tuning) -> str:
     """One line for the user: what was chosen for a run, of what, and what that cost."""
-    tried = ", ".join(f"{trial.learning_rate:g}" for trial in tuning.trials)
+    tried = ", ".join(f"{rate:g}" for rate in tuning.rates)
     best = next((trial for trial in tuning.trials if trial.learning_rate == tuning.chosen), None)
     what = f"tuned {spec.strategy.name} on {spec.task.name}"
     if best is None:
         return f"{what}: none of {tried} ended well"
+    reached = f"validation accuracy {interval(best.accuracy)} %"
+    if tuning.folds:
+        mean = fold_means(tuning.trials)[best.learning_rate]
+        reached = f"mean nll {mean:.4f} over {tuning.folds} folds of train"
     return (
-        f"{what}: learning rate {best.learning_rate:g} of {tried} (validation accuracy "
-        f"{interval(best.accuracy)} %), {duration(tuning.total_seconds)} in all"
+        f"{what}: learning rate {best.learning_rate:g} of {tried} ({reached}), "
+        f"{duration(tuning.total_seconds)} in all"
     )
 
 
@@ -111,6 +127,7 @@ def print_tuning(console: Console, folder: Path) -> None:
     rows = [
         [
             f"{trial.learning_rate:g}{' (chosen)' if trial.learning_rate == tuning.chosen else ''}",
+            *([] if trial.fold is None else [str(trial.fold + 1)]),
             interval(trial.accuracy) if trial.accuracy else trial.failure or trial.status,
             number(trial.nll.value if trial.nll else None, digits=4),
             number(trial.total_seconds, digits=1),
@@ -122,6 +139,13 @@ def print_tuning(console: Console, folder: Path) -> None:
         f"Tuning: {len(rows)} trials, {duration(tuning.total_seconds)}{hours} besides this run's cost "
         f"(once for all its seeds)"
     )
-    headers = ["learning rate", "validation accuracy % [95%]", "validation nll", "s"]
-    print_table(console, headers, rows, title=title, right=(True, True, True, True))
-    console.print(f"Chosen by {tuning.rule}.", soft_wrap=True)
+    on = "fold" if tuning.folds else "validation"
+    headers = [
+        "learning rate",
+        *(["fold"] if tuning.folds else []),
+        f"{on} accuracy % [95%]",
+        f"{on} nll",
+        "s",
+    ]
+    print_table(console, headers, rows, title=title, right=[True] * len(headers))
+    console.print(f"Chosen by {tuning.rule}. Seed of the trials: {tuning.seed}.", soft_wrap=True)

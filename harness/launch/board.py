@@ -227,7 +227,7 @@ def _short(spec: RunSpec) -> str:
 def _rate(spec: RunSpec) -> str:
     """What tells the trials of a tuning apart."""
     rate = spec.train.learning_rate
-    return f" lr {rate:g}" if spec.task.split == "validation" and rate is not None else ""
+    return f" lr {rate:g}" if spec.task.split != "test" and rate is not None else ""
 
 
 def _fitting(rows: Sequence[_Row], room: int) -> list[_Row]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from harness.report.blocks import Block, Head, Part, Shown, rows_with_cells, slim
-from harness.report.model import AuditLine, Report, Table, Tuning
+from harness.report.model import AuditLine, Cell, Report, Table, Tuning
 from harness.report.text import MISSING, number, percent
+from harness.report.tuned import NEITHER
 
 
 def parts(report: Report) -> list[Part]:
@@ -73,7 +74,26 @@ def _audit(report: Report) -> Part:
             heads = (_left("what differs"), _prose("here"), _prose("there"), _prose("where"))
             blocks.append(Block(table.title, heads, rows, _audit_notes(table), "audit"))
     what = "What differs between compared runs besides the strategy and its learning rate"
-    return Part("Audit", tuple(blocks), (f"{what}:" if blocks else f"{what}: nothing.",))
+    notes = [f"{what}:" if blocks else f"{what}: nothing."]
+    notes += [f"{table.title}: {told}" for table in report.tables if (told := _untuned(table))]
+    return Part("Audit", tuple(blocks), tuple(notes))
+
+
+def _untuned(table: Table) -> str:
+    """Which rows are held against the reference at learning rates that nothing was chosen for."""
+    columns = range(len(table.columns))
+    found = []
+    for row in table.rows:
+        pairs = [(row.cells[i], _reference(table, i)) for i in columns if row.label != table.reference]
+        if any(a and b and a.trains and b.trains and a.tuning is b.tuning is None for a, b in pairs):
+            found.append(row.label)
+    if not found:
+        return ""
+    return f"{NEITHER}: {', '.join(found)} against {table.reference}."
+
+
+def _reference(table: Table, column: int) -> Cell | None:
+    return next((row.cells[column] for row in table.rows if row.label == table.reference), None)
 
 
 def _audit_row(line: AuditLine) -> tuple[Shown, ...]:

@@ -21,8 +21,8 @@ def tuning_of(store: Store, records: Sequence[RunRecord]) -> Tuning | None:
     if not trials:
         return None
     return Tuning(
-        trials=len(trials),
-        failed=sum(trial.status != "ok" for trial in trials.values()),
+        trials=len({trial.learning_rate for trial in trials.values()}),
+        failed=len({trial.learning_rate for trial in trials.values() if trial.status != "ok"}),
         rates=tuple(sorted({trial.learning_rate for trial in trials.values()})),
         total_seconds=_sum(list(trials.values()), "total_seconds"),
         gpu_hours=_sum(list(trials.values()), "gpu_hours"),
@@ -33,6 +33,16 @@ def _sum(trials: Sequence[Trial], name: str) -> float | None:
     """None where one was not measured: the sum of the others would be too small."""
     values = [getattr(trial, name) for trial in trials]
     return None if any(value is None for value in values) else float(sum(values))
+
+
+def untuned(
+    one: Sequence[RunRecord], other: Sequence[RunRecord], tuned: tuple[Tuning | None, Tuning | None]
+) -> bool:
+    """Whether two groups that train are compared at learning rates that nothing was chosen for."""
+    return tuned == (None, None) and all(record.spec.trains for record in (*one, *other))
+
+
+NEITHER = "neither side was tuned: learning rates are defaults or as given (--tune chooses them)"
 
 
 def tuning_differences(

@@ -146,6 +146,21 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
 
 
+def split_fold(
+    train: Sequence[Example], fold: int, folds: int, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(the rest, fold number `fold`) of train, each in its order. The folds are as equal as can be, and the
+    items of one cluster are in one fold, so that none is asked what its neighbour was trained on.
+    """
+    clusters = list(dict.fromkeys(e.cluster or e.id for e in train))
+    held = {clusters[i] for i in shuffled(len(clusters), seed, 0)[fold::folds]}
+    inside = [(e.cluster or e.id) in held for e in train]
+    return (
+        tuple(e for e, own in zip(train, inside, strict=True) if not own),
+        tuple(e for e, own in zip(train, inside, strict=True) if own),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """How examples are divided into forward passes, in padded tokens.

@@ -178,6 +178,7 @@ def _prediction(task: Task, example: Example, answers: _Answers, scoring: Scorin
         predicted_norm=chosen(answers.predicted_norm),
         logprobs=answers.logprobs,
         subgroup=example.subgroup,
+        cluster=example.cluster or example.id,
         same_as=same_as,
         merged=_merged(answers.logprobs, task.choices(example, scoring), same_as),
     )
@@ -236,6 +237,7 @@ def write_predictions(predictions: Sequence[Prediction], folder: Path, asked: Se
         "correct": pa.array([p.predicted == p.gold for p in predictions], pa.bool_()),
         "logprobs": pa.array([list(p.logprobs) for p in predictions], pa.list_(pa.float64())),
         "subgroup": pa.array([p.subgroup for p in predictions], pa.string()),
+        "cluster": pa.array([p.cluster for p in predictions], pa.string()),
     }
     if asked is not None:
         columns["prompt"] = pa.array([a.prompt for a in asked], pa.string())

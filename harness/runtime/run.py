@@ -33,6 +33,7 @@ from harness.runtime.data import (
     refuse_outside,
     set_seed,
     shuffled,
+    split_fold,
     text_pairs,
 )
 from harness.runtime.deepspeed import prepare, whole_model
@@ -58,7 +59,7 @@ from harness.runtime.scores import all_scores
 from harness.runtime.shown import scored_inputs, trained_inputs
 from harness.runtime.text_path import as_text_model
 from harness.runtime.token_cache import TokenCache
-from harness.spec import RunSpec
+from harness.spec import FOLDS, RunSpec
 from harness.trained_on import TrainedOn, check_trained_on, write_trained_on
 
 if TYPE_CHECKING:
@@ -175,8 +176,8 @@ class Run:
     def _with_test(self, task: Task, trained_on: Splits) -> Splits:
         """All splits, of which train and validation must be what was trained on. Raises `DataError`."""
         source = DataSource.parse(self.spec.task.source)
-        # A trial scores validation and leaves test alone.
-        is_trial = self.spec.task.split == "validation"
+        # A trial scores validation or a fold of train and leaves test alone.
+        is_trial = self.spec.task.split != "test"
         splits = trained_on if is_trial else task.load(source)
         if (splits.train, splits.validation) != (trained_on.train, trained_on.validation):
             raise DataError(
@@ -192,11 +193,12 @@ class Run:
         test = self._test(splits) if scored else ()
         train, validation = self._train_examples(splits), splits.validation
         scoring = self.spec.task.scoring
-        on_test = self.spec.task.split == "test"
+        on_test, fold = self.spec.task.split == "test", self.spec.task.fold
+        held_out = "validation split" if fold is None else f"fold {fold + 1} of {FOLDS} of train"
         return DataInfo(
             task=task.name,
             # Of its own title: a row scored on validation never shares a table with one of test.
-            title=splits.title if on_test else f"{splits.title} (validation split)",
+            title=splits.title if on_test else f"{splits.title} ({held_out})",
             source=splits.source,
             revision=splits.revision,
             fingerprint=data_fingerprint(task, scoring, (splits.train, validation, splits.test)),
@@ -211,14 +213,21 @@ class Run:
         )
 
     def _test(self, splits: Splits) -> tuple[Example, ...]:
-        """The items that are scored: of the test split, or of validation in a tuning trial."""
+        """The items that are scored: of the test split, or in a tuning trial of validation or a fold of train."""
+        if self.spec.task.fold is not None:
+            return self._folded(splits.train)[1][: self.spec.task.limit]
         return scored_items(splits, self.spec.task.split, self.spec.task.limit)
 
     def _train_examples(self, splits: Splits) -> Sequence[Example]:
-        limit = self.spec.train.limit
-        if limit is None or limit >= len(splits.train):
-            return splits.train
-        return [splits.train[i] for i in shuffled(len(splits.train), self.spec.seed, 0)[:limit]]
+        train, limit = self._folded(splits.train)[0], self.spec.train.limit
+        if limit is None or limit >= len(train):
+            return train
+        return [train[i] for i in shuffled(len(train), self.spec.seed, 0)[:limit]]
+
+    def _folded(self, train: tuple[Example, ...]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+        """(what is trained on, what is held out): all and nothing, but in a trial on a fold of train."""
+        fold = self.spec.task.fold
+        return (train, ()) if fold is None else split_fold(train, fold, FOLDS, self.spec.seed)
 
     def _tell(self, notes: Sequence[str]) -> None:
         """What a strategy has to say of the adapted model."""
@@ -334,7 +343,7 @@ class Run:
         )
         for note in scorer.notes:
             self.events.notice(note)
-        shots = worked_examples(splits.train, settings.shots, self.spec.seed)
+        shots = worked_examples(self._folded(splits.train)[0], settings.shots, self.spec.seed)
         log_samples = os.environ.get("HARNESS_LOG_SAMPLES") == "1"
         started = time.perf_counter()
         predictions, asked = predict(scorer, task, test, shots, settings.scoring, texts=log_samples)
@@ -351,7 +360,7 @@ class Run:
         for notice in scoring_sentences(self.inputs, len(test), len(shots)):
             self.events.notice(notice)
         write_predictions(predictions, self.folder, asked)
-        self.scores = all_scores(task, predictions, splits.train)
+        self.scores = all_scores(task, predictions, self._folded(splits.train)[0])
 
     def _evaluation_progress(self, task: Task, test: Sequence[Example]) -> Callable[[int], None]:
         requests = sum(len(task.choices(example, self.spec.task.scoring)) for example in test)

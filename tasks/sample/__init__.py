@@ -137,6 +137,7 @@ def _questions(asked: Iterable[tuple[Group, Fact, int]], subgroup: str) -> list[
                 "meta_info": group.step,
                 "subject": group.subject,
                 "subgroup": subgroup,
+                "cluster": fact.id,
             }
         )
     return sorted(rows, key=_by_id)

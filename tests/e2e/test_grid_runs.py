@@ -19,6 +19,7 @@ from harness.contracts import DataSource
 from harness.record import RunRecord
 from harness.registry import load_registry
 from harness.tune import Tuning
+from tasks.sample import medqa_rows
 
 STUDY = """
 name: a small one
@@ -117,34 +118,82 @@ def test_figures_of_a_grid_are_equal_in_all_formats(
 
 
 @pytest.mark.timeout(1800)
-def test_tuning_never_scores_the_test_split(study: Path) -> None:
-    words = ("--strategy", "lora", "--task", "medqa", "--seed", "1", "--tune", "2")
+def test_tuning_never_scores_the_test_split(study: Path, tmp_path: Path) -> None:
+    """On data with 200 validation items, the fewest that are chosen by."""
+    rows = medqa_rows()
+    parts = {"train": rows["train"][200:], "validation": rows["train"][:200], "test": rows["test"]}
+    folder = tmp_path / "data" / "medqa"
+    folder.mkdir(parents=True)
+    for name, own in parts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    words = ("--strategy", "lora", "--task", "medqa", "--seed", "1", "--tune", "2", "--limit", "200")
+    words = (*words, "--data", str(tmp_path / "data"), "--warm")
     done = run(study, *words)
     assert "tuned lora on medqa: learning rate" in done.stderr
     trials = records(study.parent / "runs" / ".tune")
     (final,) = records(study.parent / "runs")
-    splits = load_registry().task("medqa")().load(DataSource("sample"))
+    splits = load_registry().task("medqa")().load(DataSource("dir", tmp_path / "data"))
     ids = {name: [e.id for e in getattr(splits, name)] for name in ("validation", "test")}
     assert len(trials) == 2
     for trial in trials:
         assert trial.status == "ok"
         assert trial.data is not None
         assert final.data is not None
-        assert (trial.spec.task.split, trial.data.comparable, trial.data.test_n) == ("validation", False, 8)
+        assert (trial.spec.task.split, trial.data.comparable, trial.data.test_n) == ("validation", False, 200)
+        assert trial.spec.seed != final.spec.seed
         assert trial.data.title.endswith("(validation split)")
         assert trial.data.test_fingerprint != final.data.test_fingerprint
         assert trial.data.fingerprint == final.data.fingerprint
         scored = scored_ids(study.parent / "runs" / ".tune" / trial.run_id)
-        assert scored == ids["validation"][:8]
+        assert scored == ids["validation"]
         assert not set(scored) & set(ids["test"])
     folder = study.parent / "runs" / final.run_id
-    assert scored_ids(folder) == ids["test"][:8]
+    assert scored_ids(folder) == ids["test"][:200]
     tuning = Tuning.model_validate_json((folder / "tuning.json").read_text())
     assert final.spec.train.learning_rate == tuning.chosen
     best = max(trials, key=lambda t: (t.scores["accuracy"].value, -t.scores["nll"].value))
     assert tuning.chosen == best.spec.train.learning_rate
     again = run(study, *words)
     assert again.stdout == done.stdout
+
+
+@pytest.mark.timeout(1800)
+def test_few_validation_items_are_replaced_by_folds_of_train(study: Path) -> None:
+    """The sample has 100: each fold is held out once, and neither trained on then nor part of test."""
+    words = (
+        "--strategy",
+        "lora",
+        "--task",
+        "medqa",
+        "--seed",
+        "1",
+        "--tune",
+        "2",
+        "--limit",
+        "1000",
+        "--warm",
+    )
+    done = run(study, *words)
+    assert "over 5 folds of train" in done.stderr
+    trials = records(study.parent / "runs" / ".tune")
+    (final,) = records(study.parent / "runs")
+    splits = load_registry().task("medqa")().load(DataSource("sample"))
+    train, scored = [e.id for e in splits.train], []
+    assert len(trials) == 10
+    for trial in trials:
+        assert trial.data is not None
+        assert trial.spec.task.fold is not None
+        assert trial.data.title.endswith(f"(fold {trial.spec.task.fold + 1} of 5 of train)")
+        held = scored_ids(study.parent / "runs" / ".tune" / trial.run_id)
+        assert trial.data.test_n == len(held)
+        scored += held
+    assert sorted(scored) == sorted(train * 2)
+    tuning = Tuning.model_validate_json((study.parent / "runs" / final.run_id / "tuning.json").read_text())
+    means = {
+        rate: fmean(t.scores["nll"].value for t in trials if t.spec.train.learning_rate == rate)
+        for rate in tuning.rates
+    }
+    assert tuning.chosen == min(means, key=lambda rate: means[rate]) == final.spec.train.learning_rate
 
 
 def scored_ids(folder: Path) -> list[str]:

@@ -18,6 +18,7 @@ class StubTask(Task):
     source = "none"
     metrics = (Metric("accuracy", chance=0.5),)
     class_names = ("A", "B")
+    validation_n: ClassVar[int] = 200
 
     def load(self, source: DataSource) -> Splits:
         files = {}
@@ -26,7 +27,8 @@ class StubTask(Task):
             if not file.exists():
                 raise DataError(f"{file}: missing", "Give a folder with test.jsonl.")
         example = (Example("1", "q", ("a", "b"), 0),)
-        return Splits(example, example, example, "Stub", source.kind, None, False, files=files)
+        validation = tuple(Example(f"v{i}", "q", ("a", "b"), 0) for i in range(self.validation_n))
+        return Splits(example, validation, example, "Stub", source.kind, None, False, files=files)
 
     def files(self, source: DataSource, parts: object = PARTS) -> dict[str, Path]:
         return {"test.jsonl": source.path / "test.jsonl"} if source.path else {}
@@ -41,6 +43,11 @@ class StubTask(Task):
 class OtherTask(StubTask):
     name = "stub-other"
     title = "Other stub"
+
+
+class FewValidation(StubTask):
+    name = "stub-few-validation"
+    validation_n: ClassVar[int] = 199
 
 
 class Tune(Strategy):

@@ -334,6 +334,14 @@ def test_broken_predictions(root, cli):
 # --- audit ------------------------------------------------------------------------------------
 
 
+def test_neither_side_was_tuned_is_in_the_audit(root, data, cli):
+    a, b = write_run(root, "lora", A), write_run(root, "full", B)
+    (found,) = data(a, b)
+    assert any(note.startswith("neither side was tuned") for note in found["notes"])
+    out = cli(a, b)[1]
+    assert "neither side was tuned" in out[out.index("Audit:") :]
+
+
 def test_nothing_else_differs(root, cli):
     write_run(root, "lora", A)
     write_run(root, "full", B, train={"learning_rate": 1e-4})
@@ -448,5 +456,7 @@ def test_tuning_is_a_cost_and_in_the_audit_where_it_differs(root, data, cli):
     assert costs["time of these trials"] == (40.0, 0.0, None)
     _, out, _ = cli("lora", "full")
     assert "learning rates tried: 2 against none (not tuned)" in out
+    assert not [note for note in found["notes"] if "tuned" in note]
     (found,) = data("lora", "zero-shot")
+    assert not [note for note in found["notes"] if "tuned" in note]
     assert "learning rates tried" not in [d["what"] for d in found["audit"]]

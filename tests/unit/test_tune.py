@@ -8,11 +8,12 @@ import pytest
 from test_grid import STUB, cli, grid_child, seen  # noqa: F401 - fixtures
 
 from harness.cli import main
-from harness.errors import StoreError
-from harness.record import Score
+from harness.errors import StoreError, UsageError
+from harness.record import Cost, Failure, RunRecord, Score
+from harness.report.tuned import tuning_of
 from harness.spec import RunSpec
 from harness.store import Store
-from harness.tune import judge, rates, read_tuning, trials_of, with_rate
+from harness.tune import TUNING_SEED, fold_means, judge, rates, read_tuning, trials_of, with_rate
 
 CENTRE = 5e-3  # the stub's 1e-3 times the model card's 5
 
@@ -49,20 +50,98 @@ def test_rates_stay_in_bounds_and_are_each_once():
 
 
 def test_trials_score_validation_and_differ_in_nothing_else(one):
-    spec = one("--seed", "3", "--set", "strategy.r=4", "--limit", "9")
-    found = trials_of(spec, 3)
+    spec = one("--seed", "3", "--set", "strategy.r=4", "--limit", "900")
+    found = trials_of(spec, 3, 1000)
     assert [t.train.learning_rate for t in found] == rates(CENTRE, 3)
     for trial in found:
         RunSpec.model_validate(trial.model_dump())
-        assert (trial.task.split, trial.seed, trial.task.limit) == ("validation", 0, 9)
+        assert (trial.task.split, trial.seed, trial.task.limit) == ("validation", TUNING_SEED, 900)
         back = trial.model_copy(update={"task": spec.task, "seed": 3, "train": spec.train})
         assert back == spec
     assert len({t.run_id for t in found} | {spec.run_id, with_rate(spec, 1e-4).run_id}) == 5
-    assert trials_of(one("--seed", "5", "--set", "strategy.r=4", "--limit", "9"), 3) == found, (
+    assert trials_of(one("--seed", "5", "--set", "strategy.r=4", "--limit", "900"), 3, 1000) == found, (
         "shared by seeds"
     )
-    assert trials_of(spec, 1) == []
-    assert trials_of(one("--strategy", "stub-zero"), 3) == []
+    assert trials_of(spec, 1, 1000) == []
+    assert trials_of(one("--strategy", "stub-zero"), 3, 1000) == []
+
+
+def test_the_tuning_seed_is_no_evaluation_seed(one, cli):  # noqa: F811
+    """Seed 0 was both: the run at seed 0 was then the very one its rate was chosen by."""
+    assert TUNING_SEED not in range(1000)
+    assert all(trial.seed == TUNING_SEED for trial in trials_of(one(), 3, 1000))
+    with pytest.raises(UsageError, match="is the one that learning rates are tuned with"):
+        trials_of(one("--seed", str(TUNING_SEED)), 3, 1000)
+    assert cli("--tune", "3", "--seed", str(TUNING_SEED))[0] == 2
+    assert cli("--seed", str(TUNING_SEED))[0] == 0  # without tuning it is a seed like any other
+
+
+@pytest.mark.parametrize(("validation_n", "limit", "folds"), [(200, None, 0), (199, None, 5), (1000, 150, 5)])
+def test_few_validation_items_are_replaced_by_folds_of_train(one, validation_n, limit, folds):
+    spec = one(*(["--limit", str(limit)] if limit else []))
+    found = trials_of(spec, 3, validation_n)
+    assert len(found) == 3 * max(folds, 1)
+    assert {(t.task.split, t.task.fold) for t in found} == (
+        {("train", k) for k in range(5)} if folds else {("validation", None)}
+    )
+    assert len({t.run_id for t in found}) == len(found)
+    for trial in found:
+        assert RunSpec.model_validate(trial.model_dump()) == trial
+
+
+def test_the_choice_over_folds_is_the_lowest_mean_nll(cli, runs, trials, capsys):  # noqa: F811
+    words = ("--task", "stub-few-validation", "--tune", "3")
+    _, centre, high = rates(CENTRE, 3)
+    # The accuracies say the highest rate; the folds' noise in nll is the largest there, and its mean is 0.
+    code, _, err = cli(*words, best_rate=centre, accuracy=0.5, diverge_above=high * 0.9)
+    assert code == 0
+    assert len(trials.run_ids()) == 15
+    (run_id,) = runs.run_ids()
+    tuning = read_tuning(runs.folder(run_id))
+    assert (tuning.chosen, tuning.folds, tuning.split, tuning.seed) == (centre, 5, "train", TUNING_SEED)
+    assert "5 folds" in tuning.rule
+    assert len(tuning.rates) == 3
+    assert "mean nll 1.0000 over 5 folds of train" in err
+    own = tuning_of(runs, [runs.record(run_id)])
+    assert (own.trials, own.failed) == (3, 1)
+    assert main(["show", run_id, "--results", str(runs.root)]) == 0
+    out = capsys.readouterr().out
+    assert "fold nll" in out
+    assert f"Seed of the trials: {TUNING_SEED}" in out
+
+
+def test_a_rate_that_failed_on_a_fold_is_not_chosen(one):
+    spec = one()
+    found = trials_of(spec, 2, 10)
+    low, high = rates(CENTRE, 2)
+
+    def record(trial, nll, status="ok"):
+        scores = {"accuracy": Score(value=0.5, n=9), "nll": Score(value=nll, n=9)} if status == "ok" else {}
+        return RunRecord.model_construct(
+            run_id=trial.run_id, status=status, spec=trial, scores=scores, cost=Cost(),
+            failure=None if status == "ok" else Failure(phase="train", kind="non_finite_loss", message="nan"),
+        )  # fmt: skip
+
+    nll = {low: [1.0, 1.2, 0.9, 1.1, 1.0], high: [0.1, 0.1, 0.1, 0.1, 0.1]}
+    records = {t.run_id: record(t, nll[t.train.learning_rate][t.task.fold]) for t in found}
+    assert judge(spec, found, records).chosen == high
+    assert fold_means(judge(spec, found, records).trials)[low] == pytest.approx(1.04)
+    broken = next(t for t in found if t.train.learning_rate == high and t.task.fold == 3)
+    records[broken.run_id] = record(broken, 0.0, "failed")
+    assert judge(spec, found, records).chosen == low
+
+
+def test_a_tuning_stored_before_there_were_folds_is_read(cli, runs):  # noqa: F811
+    cli("--tune", "3", best_rate=CENTRE)
+    (run_id,) = runs.run_ids()
+    path = runs.folder(run_id) / "tuning.json"
+    stored = json.loads(path.read_text())
+    del stored["folds"]
+    stored["seed"] = 0
+    for trial in stored["trials"]:
+        del trial["fold"]
+    path.write_text(json.dumps(stored))
+    assert (read_tuning(runs.folder(run_id)).seed, read_tuning(runs.folder(run_id)).folds) == (0, 0)
 
 
 # --- the choice -------------------------------------------------------------------------------
@@ -74,7 +153,7 @@ def judged(one, runs, tmp_path, grid_child):  # noqa: F811
 
     def call(*scores):
         spec = one()
-        found = trials_of(spec, len(scores))
+        found = trials_of(spec, len(scores), 1000)
         assert main([*STUB, "--tune", str(len(scores)), "--results", str(runs.root), "--quiet"]) == 0
         records = {}
         for trial, score in zip(found, scores, strict=True):

@@ -208,6 +208,15 @@ def test_one_seed_is_about_these_runs_in_every_format(one_seed: Path):
     assert 'class="right runs_differ"' in shown["html"]
 
 
+def test_neither_side_was_tuned_is_in_the_audit(one_seed: Path):
+    report = built(one_seed)
+    for name in ("text", "markdown", "html", "latex"):
+        text = _unescaped(name, render(report, name, Store(one_seed)))
+        assert "neither side was tuned" in text, name
+        assert "lora against full" in text.partition("neither side was tuned")[2], name
+        assert "zero-shot against full" not in text.partition("neither side was tuned")[2][:200], name
+
+
 def test_an_assumed_seed_deviation_is_in_every_format(one_seed: Path):
     report = built(one_seed, assumed_seed_sd=0.015)
     cell = cell_of(report.tables[0], "zero-shot")

@@ -28,6 +28,7 @@ from harness.runtime.data import (
     encode_pairs,
     micro_batches,
     shuffled,
+    split_fold,
 )
 from harness.runtime.texts import Encoder
 
@@ -135,6 +136,27 @@ def test_the_order_depends_on_seed_and_epoch_only() -> None:
     assert sorted(order) == list(range(100))
     assert shuffled(100, 1, 2) == order
     assert len({tuple(shuffled(100, seed, epoch)) for seed in range(4) for epoch in range(4)}) == 16
+
+
+def test_every_example_is_held_out_once_and_never_trained_on_then() -> None:
+    train = tuple(Example(f"e{i}", "q", ("a", "b"), 0) for i in range(23))
+    parts = [split_fold(train, fold, 5, 7) for fold in range(5)]
+    assert sorted(e.id for _, held in parts for e in held) == sorted(e.id for e in train)
+    assert [len(held) for _, held in parts] == [5, 5, 5, 4, 4]
+    for rest, held in parts:
+        assert not set(rest) & set(held)
+        assert [e for e in train if e in {*rest, *held}] == list(train)
+        assert list(rest) == [e for e in train if e in rest]
+    assert parts == [split_fold(train, fold, 5, 7) for fold in range(5)]
+    assert parts[0] != split_fold(train, 0, 5, 8)
+
+
+def test_the_items_of_a_cluster_are_in_one_fold() -> None:
+    train = tuple(Example(f"e{i}", "q", ("a", "b"), 0, cluster=f"fact{i // 3}") for i in range(30))
+    for fold in range(5):
+        rest, held = split_fold(train, fold, 5, 1)
+        assert len(held) == 6
+        assert not {e.cluster for e in rest} & {e.cluster for e in held}
 
 
 def test_the_order_does_not_touch_or_use_the_global_generator() -> None:

@@ -120,7 +120,9 @@ def test_predictions_file_has_the_columns_and_no_text(toy: Any, examples: Exampl
         "correct": "bool",
         "logprobs": "list<element: double>",
         "subgroup": "string",
+        "cluster": "string",
     }
+    assert [p.cluster for p in predictions] == [p.example_id for p in predictions]  # none is named
     assert table.to_pylist() == [
         {name: getattr(p, name) for name in kinds} | {"logprobs": list(p.logprobs)} for p in predictions
     ]

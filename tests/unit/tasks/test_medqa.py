@@ -14,6 +14,7 @@ import pytest
 from lm_eval.tasks.medqa import preprocess_medqa
 
 from harness.contracts import DataSource, Splits
+from harness.errors import DataError
 from tasks.medqa import MedQA
 
 DATA = Path(os.environ.get("HARNESS_DATA") or Path(__file__).parents[4] / "shared" / "data")
@@ -85,6 +86,17 @@ def test_both_layouts_give_the_same_items(tmp_path: Path) -> None:
     hub = load(tmp_path / "hub", train=rows[:6], test=rows[6:])
     hf = load(tmp_path / "hf", train=[to_hf(row) for row in rows[:6]], test=[to_hf(row) for row in rows[6:]])
     assert (hub.train, hub.validation, hub.test) == (hf.train, hf.validation, hf.test)
+
+
+def test_a_row_may_name_its_cluster(tmp_path: Path) -> None:
+    splits = load(
+        tmp_path,
+        train=[hub_row(n) for n in range(20)],
+        test=[{**hub_row(30), "cluster": "vignette 1"}, hub_row(31)],
+    )
+    assert [e.cluster for e in splits.test] == ["vignette 1", ""]
+    with pytest.raises(DataError, match="cluster"):
+        load(tmp_path, train=[hub_row(n) for n in range(20)], test=[{**hub_row(30), "cluster": 7}])
 
 
 def test_ids_are_made_from_the_text_and_repeats_are_numbered(tmp_path: Path) -> None:

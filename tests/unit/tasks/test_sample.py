@@ -87,6 +87,12 @@ def test_test_rows_are_spread_over_the_groups(medqa: Splits) -> None:
 
 
 @pytest.mark.parametrize("subgroup", ["seen", "unseen"])
+def test_the_wordings_of_a_fact_are_one_cluster(medqa: Splits, subgroup: str) -> None:
+    every = [e for e in (*medqa.train, *medqa.validation, *medqa.test) if e.subgroup == subgroup]
+    assert {e.cluster for e in every} == {e.id.rpartition("-w")[0] for e in every}
+
+
+@pytest.mark.parametrize("subgroup", ["seen", "unseen"])
 def test_gold_positions_are_balanced(medqa: Splits, subgroup: str) -> None:
     for split in (medqa.train, medqa.validation, medqa.test):
         counts = Counter(example.gold for example in split if example.subgroup == subgroup)
