@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -83,3 +84,23 @@ def test_commands_on_stored_runs_work(
             assert code == 0, f"{page}: {command}\n{shown.out}{shown.err}"
             for out in (word for word, before in zip(words[1:], words, strict=False) if before == "--out"):
                 assert (tmp_path / out).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["demo", "DEMO="])
+def test_the_demo_is_a_command_that_is_taken(
+    whole: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    makefile = (HERE / "Makefile").read_text(encoding="utf-8")
+    settings = re.search(r"^DEMO \?= (.*)$", makefile, re.MULTILINE)
+    command = re.search(r"-m harness (run .*) \$\(DEMO\)$", makefile, re.MULTILINE)
+    assert settings is not None
+    assert command is not None
+    words = shlex.split(command[1]) + ([] if whole else shlex.split(settings[1]))
+    assert main([*words, "--dry-run", "--json", "--results", str(tmp_path)]) == 0
+    zero_shot, qlora = json.loads(capsys.readouterr().out)
+    assert (zero_shot["spec"]["strategy"]["name"], qlora["spec"]["strategy"]["name"]) == (
+        "zero-shot",
+        "qlora",
+    )
+    assert zero_shot["spec"]["task"]["limit"] is None
+    assert (qlora["spec"]["train"]["max_steps"] is None) == whole
