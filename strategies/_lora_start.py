@@ -43,7 +43,7 @@ def refuse_beside(config: dict[str, Any], settings_at: str) -> None:
     beside = [name for name in _ALONE if config.get(name)]
     if beside:
         raise UsageError(
-            f"{settings_at}.init_lora_weights {config['init_lora_weights']} cannot be used with {', '.join(beside)}",
+            f"{settings_at}.init_lora_weights {config['init_lora_weights']} cannot be used with {', '.join(beside)}.",
             "Leave one of them out.",
         )
 

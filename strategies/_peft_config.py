@@ -127,12 +127,12 @@ def _check_keys(peft_type: str, settings: dict[str, Any], config_class: Any) -> 
 def _check_effects(peft_type: str, settings: dict[str, Any]) -> None:
     """Refuse what would run as something else: as plain LoRA, or for a base that is changed."""
     at = "strategy.config"
-    problems = [f"{at}.{name}: {why}" for name, why in _NO_SETTINGS.items() if settings.get(name)]
+    problems = [f"{at}.{name}: {why}." for name, why in _NO_SETTINGS.items() if settings.get(name)]
     init = settings.get("init_lora_weights")
     if isinstance(init, str) and init in _NO_STARTS:
-        problems.append(f"{at}.init_lora_weights {init}: {_NO_STARTS[init]}")
+        problems.append(f"{at}.init_lora_weights {init}: {_NO_STARTS[init]}.")
     elif isinstance(init, str) and peft_type != "LORA":
-        problems.append(f"{at}.init_lora_weights {init}: {peft_type} starts in a way of its own")
+        problems.append(f"{at}.init_lora_weights {init}: {peft_type} starts in a way of its own.")
     all_at_once(problems, _OTHERS)
     if is_start(init):
         refuse_beside(settings, at)

@@ -115,12 +115,7 @@ class Peft(AdapterStrategy):
                 if ".ranknum." in name:
                     weight.requires_grad_(False)
         if self.peft_type == "SHADOW":
-            # Each block updates a state for the next one: the last update is read by nothing.
-            updates = [name for name, _ in adapted.named_parameters() if _SHADOW_UPDATE in name]
-            last = updates[-1].split(_SHADOW_UPDATE)[0] + _SHADOW_UPDATE
-            for name, weight in adapted.named_parameters():
-                if name.startswith(last):
-                    weight.requires_grad_(False)
+            _freeze_unread(adapted)
         return adapted
 
     def finish(self, model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
@@ -162,3 +157,20 @@ class Peft(AdapterStrategy):
         """Raises `UsageError` for a checkpoint of AdaLoRA that holds no such state."""
         if self.peft_type == "ADALORA":
             restore_ranks(model, state)
+
+
+def _freeze_unread(model: Any) -> None:
+    """Of ShadowPEFT: freeze what no output depends on, and no gradient reaches.
+
+    Each block updates a state for the next one, so that the last update is read by nothing; and the
+    shadow network is given embeddings, and does not use its own.
+    """
+    updates = [name for name, _ in model.named_parameters() if _SHADOW_UPDATE in name]
+    last = updates[-1].split(_SHADOW_UPDATE)[0] + _SHADOW_UPDATE
+    for name, weight in model.named_parameters():
+        if name.startswith(last):
+            weight.requires_grad_(False)
+    vocabulary = model.get_base_model().config.get_text_config().vocab_size
+    for module in model.base_model.shadow_backbone.modules():
+        if getattr(module, "num_embeddings", None) == vocabulary:
+            module.requires_grad_(False)

@@ -180,10 +180,11 @@ def test_dimensions_that_are_not_the_models_are_refused(method: str, name: str, 
     trained(right, right.load(Loader("llama")))
 
 
-def test_shadow_trains_what_is_used() -> None:
-    """The state after the last layer is read by nothing."""
-    strategy = peft("SHADOW", "llama")
-    trained(strategy, strategy.load(Loader("llama")))
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "neox"])
+def test_shadow_trains_what_is_used(family: str) -> None:
+    """The state after the last layer is read by nothing, nor are the shadow network's own embeddings."""
+    strategy = peft("SHADOW", family)
+    trained(strategy, strategy.load(Loader(family)))
 
 
 def test_all_linear_that_leaves_out_the_experts_is_refused() -> None:
