@@ -17,6 +17,7 @@ MARKS = {
     "runs_within_margin": "(=)", "runs_show_no_difference": "(?)",
 }  # fmt: skip
 LEGEND = "+ better, - worse, = equivalent, ? no difference shown"
+LEGEND_OF_RUNS = "(+) (-) these runs differ, (=) are within the margin, (?) show no difference"
 OF_RUNS = "(+) (-) (=) (?): one run, not the method"
 ASSUMED = "*: with an assumed seed sd"
 
@@ -123,7 +124,12 @@ def accuracy_block(table: Table) -> Block:
         ]
         rows.append(tuple(own))
     rows += list(_baselines(table))
-    notes = [f"After a figure: {LEGEND}, against {table.reference}."] if table.comparisons else []
+    shown = [v for row in table.rows for v in (*(c.verdict for c in row.cells if c), *row.verdicts) if v]
+    # In brackets nothing is better or worse: the title says what those signs are about.
+    of_methods = any(v.scope != "runs" for v in shown)
+    notes = [f"After a figure: {LEGEND}, against {table.reference}."] if of_methods else []
+    if any(v.scope == "runs" for v in shown):
+        notes.append(f"{LEGEND_OF_RUNS}, against {table.reference}.")
     return Block(
         f"Accuracy, % [95% interval]{about(table)}", tuple(heads), tuple(rows), tuple(notes), "accuracy"
     )

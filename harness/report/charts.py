@@ -98,10 +98,16 @@ def _spread(cells: Sequence[Cell], series: dict[str, int]) -> Chart:
             own.append(
                 el("circle", cx=x(value * 100), cy=y, r=3.5, class_=f"dot {colour(number)}", data_tip=tip)
             )
-        tip = f"{cell.label}: {figure(cell.accuracy)} %, {len(cell.seeds)} seeds"
+        runs = f"{len(cell.seeds)} runs" if len(cell.seeds) > 1 else "one run"
+        tip = f"{cell.label}: {figure(cell.accuracy)} %, {runs}"
         own.append(marker(number, x(cell.accuracy.value * 100), y, tip, size=5))
         parts.append(el("g", *own, data_series=number))
     caption = "The mean with its 95% interval over items and seeds; a small dot is one seed."
+    alone = [cell.label for cell in cells if cell.seeded and len(cell.seeds) == 1]
+    if alone:
+        caption += (
+            f" One run, whose interval is over items only and not about the method: {', '.join(alone)}."
+        )
     return Chart(
         "Accuracy and its spread over seeds",
         caption,

@@ -129,12 +129,18 @@ def _draw(kind: Kind, points: Sequence[tuple[Cell, float]], series: dict[str, in
     parts.append(_front(points, at))
     for (cell, value), (px, py) in zip(points, at, strict=True):
         parts.append(_point(kind, cell, value, px, py, y, series[cell.label]))
-    named = [(px, py, shortened(cell.label)) for (cell, _), (px, py) in zip(points, at, strict=True)]
+    named = [(px, py, _named(cell)) for (cell, _), (px, py) in zip(points, at, strict=True)]
     for (cell, _), (_, _, name), (lx, ly, anchor) in zip(
         points, named, place_labels(named, HEIGHT - BOTTOM), strict=True
     ):
         parts.append(el("text", name, x=lx, y=ly, class_=f"label {anchor}", data_series=series[cell.label]))
     return drawing(*parts, title=f"Accuracy against {kind.axis}")
+
+
+def _named(cell: Cell) -> str:
+    """What stands beside a point; of a method that varies and was run once, that it was."""
+    name = shortened(cell.label)
+    return f"{name} (1 run)" if cell.seeded and len(cell.seeds) == 1 else name
 
 
 def _side_by_side(at: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -149,7 +155,8 @@ def _side_by_side(at: Sequence[tuple[float, float]]) -> list[tuple[float, float]
 
 
 def _point(kind: Kind, cell: Cell, value: float, px: float, py: float, y: Scale, series: int) -> Markup:
-    tip = f"{cell.label}: {figure(cell.accuracy)} %, {kind.axis}: {value:,.4g}"
+    alone = " (one run, not the method)" if cell.seeded and len(cell.seeds) == 1 else ""
+    tip = f"{cell.label}: {figure(cell.accuracy)} %{alone}, {kind.axis}: {value:,.4g}"
     parts = []
     if cell.accuracy.low is not None and cell.accuracy.high is not None:
         ends = (y(cell.accuracy.low * 100), y(cell.accuracy.high * 100))

@@ -202,6 +202,11 @@ def test_one_seed_is_about_these_runs_in_every_format(one_seed: Path):
         row for row in csv.DictReader(io.StringIO(shown["csv"])) if row["verdict"].startswith("runs_")
     ]
     assert {row["scope"] for row in measured} == {"runs"}
+    assert "better, - worse" not in shown["text"]
+    # The charts say it too.
+    assert "lora (1 run)" in shown["html"]
+    assert "zero-shot (1 run)" not in shown["html"]
+    assert "interval is over items only and not about the method: full, lora." in shown["html"]
     # No class of a method's better or worse colours it.
     assert 'class="right better"' not in shown["html"]
     assert 'class="right worse"' not in shown["html"]
