@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError, field_validator, model_validator
 
 from harness import __version__
+from harness.boundary import MOST_DIGITS
 from harness.checking.sides import Side
 from harness.errors import UsageError
 from harness.files import make_folder, store_error
+from harness.jsons import loads_bounded
 from harness.record import RunRecord
 from harness.report.outcomes import Group, Outcomes, digest_of
 from harness.spec import Frozen
@@ -165,8 +167,8 @@ def _parsed(path: Path) -> Any:
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path} is too large for a baseline (more than {MOST_BYTES:,} bytes)")
     try:
-        return json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # also text that is not UTF-8
+        return loads_bounded(data.decode("utf-8"), max_digits=MOST_DIGITS)
+    except ValueError as error:  # also text that is not UTF-8
         raise UsageError(f"{path} is broken or cut off, or no JSON ({error})", REMEDY) from error
 
 
