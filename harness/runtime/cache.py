@@ -6,13 +6,17 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from harness.errors import UsageError
-from harness.hashes import cache_root
+from harness.files import NotReadableError, read_bounded, sha256_of
+from harness.hashes import cache_root, remembered_sha256
 
 UNUSED_DAYS = 30
+SUMS = "SHA256SUMS"
+_MOST_SUMS_BYTES = 2**20
 _PUBLIC = ("hub", "sample", "package")
 
 
@@ -56,3 +60,29 @@ def forget_unused(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def write_sums(folder: Path) -> None:
+    """Write the hashes of a folder's files beside them, as `sha256sum` does, for `is_whole`. Raises `OSError`."""
+    (folder / SUMS).write_bytes(_sums(folder, sha256_of))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds the files that it was written with, and no others."""
+    try:
+        return _sums(folder, remembered_sha256) == read_bounded(folder / SUMS, _MOST_SUMS_BYTES)
+    except (OSError, NotReadableError):  # no sums, a pipe in place of a file, no folder at all
+        return False
+
+
+def _sums(folder: Path, sha256: Callable[[Path], str]) -> bytes:
+    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    return "".join(f"{sha256(path)}  {path.name}\n" for path in files).encode()
+
+
+def remove(path: Path) -> None:
+    """Delete what lies at `path`, of whatever kind. Raises `OSError`."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

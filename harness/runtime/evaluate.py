@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -243,5 +244,9 @@ def write_predictions(predictions: Sequence[Prediction], folder: Path, asked: Se
         columns["prompt"] = pa.array([a.prompt for a in asked], pa.string())
         columns["choices"] = pa.array([list(a.choices) for a in asked], pa.list_(pa.string()))
     unfinished = folder / "predictions.parquet.tmp"
-    pq.write_table(pa.table(columns), unfinished)
+    # Texts of items, as weights, are for their owner's eyes only.
+    unfinished.unlink(missing_ok=True)
+    mode = 0o666 if asked is None else 0o600
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        pq.write_table(pa.table(columns), file)
     unfinished.rename(folder / "predictions.parquet")

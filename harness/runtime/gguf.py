@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from harness.errors import MissingDependencyError
 from harness.hashes import cache_root, remembered_sha256
 from harness.modelfiles import package_files
+from harness.runtime.cache import is_whole, remove, write_sums
 
 
 def package_weights(package: str) -> Path:
@@ -33,25 +35,30 @@ def package_weights(package: str) -> Path:
     return files[0]
 
 
-def dequantised(weights: Path) -> Path:
+def dequantised(weights: Path, notes: list[str] | None = None) -> Path:
     """A folder with the GGUF's model as bfloat16 safetensors and its tokenizer; made once.
 
     The folder's name holds the file's SHA-256, and it appears by rename, so that a killed run
-    leaves nothing half made.
+    leaves nothing half made. One that is damaged is made anew, which `notes` say.
     """
     sha256 = remembered_sha256(weights)
     target = cache_root() / "models" / f"{weights.stem.lower()}-{sha256[:16]}"
-    if (target / "config.json").exists():
+    if is_whole(target):
         return target
+    if os.path.lexists(target):
+        if notes is not None:
+            notes.append(f"the dequantised copy {target} is damaged or of an older medtune: made anew")
+        remove(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
     try:
         _dequantise(weights, made)
+        write_sums(made)
         try:
             made.rename(target)
         except OSError:
             # Another process made it meanwhile: theirs is the same.
-            if not (target / "config.json").exists():
+            if not is_whole(target):
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)

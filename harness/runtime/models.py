@@ -119,8 +119,9 @@ def _from_folder(folder: Path) -> Located:
         return Located(folder, "dir", None)
     if len(files) > 1:
         raise UsageError(f"model folder {folder} holds {len(files)} GGUF files", "Leave one in it.")
-    note = f"weights dequantised from {files[0].name}"
-    return Located(dequantised(files[0]), "dir", None, (note,), origin=files[0])
+    notes = [f"weights dequantised from {files[0].name}"]
+    made = dequantised(files[0], notes)
+    return Located(made, "dir", None, tuple(notes), origin=files[0])
 
 
 def _from_hub_or_package(hub_id: str, package: str, weights: bool) -> Located:
@@ -128,8 +129,9 @@ def _from_hub_or_package(hub_id: str, package: str, weights: bool) -> Located:
         folder = download_snapshot(hub_id, None, weights=weights)
     except UsageError:
         file = package_weights(package)
-        note = f"weights dequantised from {file.name} of the Python package {package}"
-        return Located(dequantised(file), "package", None, (note,), origin=file)
+        notes = [f"weights dequantised from {file.name} of the Python package {package}"]
+        made = dequantised(file, notes)
+        return Located(made, "package", None, tuple(notes), origin=file)
     return Located(folder, "hub", folder.name, hub_id=hub_id)
 
 

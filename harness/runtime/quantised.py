@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,21 +24,23 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from harness.errors import StoreError, UsageError
 from harness.files import sha256_of
-from harness.hashes import cache_root, remembered_sha256
+from harness.hashes import cache_root
 from harness.lock import locked
 from harness.modelfiles import weights_sha256
 from harness.runtime.cache import (
     forget_unused,
+    is_whole,
     mark_used,
     may_keep,
     private_folder,
+    remove,
+    write_sums,
 )
 from harness.runtime.device import rank
 
 VARIABLE = "MEDTUNE_CACHE_QUANTISED"
 _FOLDER = "quantised"
 _FORMAT = 1
-_SUMS = "SHA256SUMS"
 _SHARD = "256MB"
 """Of the copy's files: one shard is in host memory while it is written."""
 
@@ -102,21 +105,15 @@ def _key(folder: Path, options: Options, device: torch.device) -> str:
 
 def _read_copy(read: Read, target: Path, options: Options, notes: list[str]) -> PreTrainedModel | None:
     """None where there is no copy, or a damaged one."""
-    if not target.is_dir():
+    if not os.path.lexists(target):
         return None
-    if _sums(target, remembered_sha256) != (target / _SUMS).read_bytes():
+    if not is_whole(target):
         notes.append(f"the quantised copy {target} is damaged: quantised anew")
         return None
     mark_used(target)
     model = read(target, {name: value for name, value in options.items() if name != "quantization_config"})
     notes.append("quantised weights read from the cache")
     return model
-
-
-def _sums(target: Path, sha256: Callable[[Path], str]) -> bytes:
-    """The hashes of a copy's files, as `sha256sum` writes them."""
-    files = sorted(path for path in target.iterdir() if path.name != _SUMS)
-    return "".join(f"{sha256(path)}  {path.name}\n" for path in files).encode()
 
 
 def keep_short_rows(model: PreTrainedModel) -> None:
@@ -158,8 +155,8 @@ def _keep(model: PreTrainedModel, target: Path) -> str:
         making = Path(tempfile.mkdtemp(dir=folder, prefix=".making-"))
         stack.callback(shutil.rmtree, making, ignore_errors=True)
         _save(model, making)
-        (making / _SUMS).write_bytes(_sums(making, sha256_of))
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one
+        write_sums(making)
+        remove(target)  # a damaged one
         making.rename(target)
     return "quantised weights kept in the cache, which loading counts; later runs read them from there"
 

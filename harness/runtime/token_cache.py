@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 from transformers import PreTrainedTokenizerBase
 
+from harness.files import NotReadableError, read_bounded
 from harness.hashes import cache_root
 from harness.runtime.cache import forget_unused, mark_used, may_keep, private_folder
 from harness.runtime.data import Row, encode_pairs
@@ -30,6 +31,7 @@ VARIABLE = "MEDTUNE_CACHE_TOKENS"
 _FOLDER = "tokens"
 _FORMAT = 2
 _DIGEST_BYTES = 32
+_MOST_BYTES = 2**34
 
 
 class TokenCache:
@@ -68,9 +70,11 @@ class TokenCache:
     def _read(self, key: str) -> list[Row] | None:
         path = _path(key)
         try:
-            content = path.read_bytes()
+            content = read_bounded(path, _MOST_BYTES)
         except FileNotFoundError:
             return None
+        except NotReadableError:  # a pipe, say: as damaged as any
+            content = b""
         body = content[_DIGEST_BYTES:]
         if content[:_DIGEST_BYTES] != _digest(key, body):
             self._notice(f"tokenised rows in {path} are damaged: tokenising anew")

@@ -295,6 +295,8 @@ def test_no_text_is_written_unless_asked(make: Make, monkeypatch: pytest.MonkeyP
     written = [path.name for path in quiet.rglob("*") if path.is_file() and question in path.read_bytes()]
     assert written == []
     assert "prompt" in predictions(loud)[0]
+    modes = [(folder / "predictions.parquet").stat().st_mode & 0o077 for folder in (quiet, loud)]
+    assert modes[1] == 0 != modes[0]  # texts are their owner's
 
 
 # ---- what goes wrong

@@ -177,6 +177,33 @@ def test_weights_are_dequantised_once_and_never_half(
     assert gguf.dequantised(weights) != found
 
 
+@pytest.mark.parametrize("damage", ["changed", "pipe", "a file", "gone"])
+def test_a_damaged_dequantised_copy_is_said_and_made_anew(
+    damage: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "Model-Q8.gguf"
+    weights.write_bytes(b"weights")
+    monkeypatch.setattr(gguf, "_dequantise", lambda _, folder: (folder / "config.json").write_text("{}"))
+    notes: list[str] = []
+    copy = gguf.dequantised(weights, notes)
+    assert gguf.dequantised(weights, notes) == copy
+    assert notes == []
+    config = copy / "config.json"
+    if damage == "changed":
+        config.write_text("[]")
+    elif damage == "a file":
+        shutil.rmtree(copy)
+        copy.write_text("[]")
+    else:
+        config.unlink()
+        if damage == "pipe":
+            os.mkfifo(config)
+    assert gguf.dequantised(weights, notes) == copy
+    (note,) = notes
+    assert "made anew" in note
+    assert config.read_text() == "{}"
+
+
 def test_the_fingerprint_is_of_the_weights_content(folder: Path, tmp_path: Path) -> None:
     first = weights_sha256(folder)
     assert weights_sha256(folder) == first

@@ -19,6 +19,7 @@ from transformers import BitsAndBytesConfig
 from harness.errors import UsageError
 from harness.lock import locked
 from harness.runtime import quantised
+from harness.runtime.cache import write_sums
 from harness.runtime.models import Base, Located, locate
 from harness.runtime.quantised import VARIABLE
 from harness.runtime.scorer import Scorer
@@ -182,7 +183,7 @@ def test_whatever_the_bits_depend_on_is_told_apart(
     assert not new()
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "extra", "no sums"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "extra", "no sums", "pipe", "a file"])
 def test_a_damaged_copy_is_said_and_made_anew(damage: str, load: Load, cache: Path) -> None:
     expected = state(load()[0])
     (copy,) = copies(cache)
@@ -194,6 +195,12 @@ def test_a_damaged_copy_is_said_and_made_anew(damage: str, load: Load, cache: Pa
         (copy / "model-2.safetensors").write_bytes(whole)
     elif damage == "no sums":
         (copy / "SHA256SUMS").unlink()
+    elif damage == "pipe":
+        weights.unlink()
+        os.mkfifo(weights)
+    elif damage == "a file":
+        shutil.rmtree(copy)
+        copy.write_text("[]")
     else:
         flipped = bytearray(whole)
         flipped[len(whole) // 2] ^= 1
@@ -214,7 +221,7 @@ def test_a_copy_that_the_library_cannot_read_is_made_anew(load: Load, cache: Pat
     load()
     (copy,) = copies(cache)
     (copy / "config.json").write_text("{}")
-    (copy / "SHA256SUMS").write_bytes(quantised._sums(copy, quantised.sha256_of))
+    write_sums(copy)
     _, (unread, kept) = load()
     assert "could not be read" in unread
     assert kept == KEPT

@@ -172,7 +172,7 @@ def test_files_are_their_owners_only(go: Any, cache: Path) -> None:
     assert b"organ" not in file.read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "of another"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "of another", "pipe"])
 def test_a_damaged_file_is_said_and_made_anew(
     damage: str, go: Any, calls: list[int], cache: Path, examples: Any
 ) -> None:
@@ -183,6 +183,9 @@ def test_a_damaged_file_is_said_and_made_anew(
         go(examples=examples(5, start=1))
         (other,) = set(files(cache)) - {file}
         file.write_bytes(other.read_bytes())
+    elif damage == "pipe":
+        file.unlink()
+        os.mkfifo(file)
     else:
         flipped = bytearray(content)
         flipped[-1] ^= 1
