@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,25 +13,46 @@ from harness.spec import FOLDS, RunSpec
 
 Kind = tuple[object, ...]
 
+_SCALED = {"epochs", "max_steps", "limit", "batch_size"}
+"""Of training: how much there is to do, which a forecast counts."""
+_WITHOUT_COST = {
+    "learning_rate", "schedule", "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm",
+    "checkpoint_steps",
+}  # fmt: skip
+"""Of training: what a step takes no longer for."""
+
 
 class Forecaster:
     """Forecasts from `records` that ended well, on `device` only where its name is known.
 
-    A run is of another's kind when model, precision, strategy, task, data, scoring, shots and engine
-    are the same. Training is the median of seconds an example (over optimiser steps) times the
+    A run is of another's kind when everything that its time hangs on is the same: model, precision,
+    strategy and its settings, task, data, scoring, shots, engine, passes; and when it was made as the
+    next one will be, in as many processes and beside as many runs, on as many `cores` where these are
+    given. Only what a time is in proportion to (steps, examples, items) may differ. Training is the median of seconds an example (over optimiser steps) times the
     examples of all steps, evaluation the median of seconds an item times the items; the rest
     (loading, saving) is taken over as it was.
     """
 
-    def __init__(self, records: Iterable[RunRecord], device: str | None) -> None:
+    def __init__(
+        self,
+        records: Iterable[RunRecord],
+        device: str | None,
+        *,
+        processes: int = 1,
+        parallel: int = 1,
+        cores: int | None = None,
+    ) -> None:
         self._runs: dict[Kind, list[RunRecord]] = defaultdict(list)
         self._sizes: dict[Kind, list[RunRecord]] = defaultdict(list)
         for record in records:
             if record.status != "ok" or record.data is None or record.environment is None:
                 continue
             self._sizes[_data_kind(record.spec)].append(record)
+            made_with = record.environment
+            alike = (made_with.processes, made_with.parallel_runs) == (processes, parallel)
+            alike = alike and device in (None, made_with.device_name) and cores in (None, made_with.cores)
             # A resumed run's total leaves out its earlier tries.
-            if (device is None or record.environment.device_name == device) and not record.resumed:
+            if alike and not record.resumed:
                 self._runs[_kind(record.spec)].append(record)
 
     def seconds(self, spec: RunSpec) -> float | None:
@@ -108,9 +130,13 @@ def _rest(runs: Sequence[RunRecord]) -> float | None:
 
 
 def _kind(spec: RunSpec) -> Kind:
+    """All of a spec but what a time is in proportion to, and what it does not hang on."""
+    train = spec.train.model_dump(mode="json", exclude=set(_SCALED | _WITHOUT_COST))
+    values = (spec.model, spec.strategy, spec.engine)
     return (
-        *_data_kind(spec), spec.task.scoring, spec.task.shots, spec.model.name, spec.model.dtype,
-        spec.strategy.name, spec.train.gradient_checkpointing, spec.train.compile, spec.train.kernels, spec.engine.name,
+        *_data_kind(spec), spec.task.scoring, spec.task.shots,
+        *(json.dumps(value.model_dump(mode="json"), sort_keys=True) for value in values),
+        json.dumps(train, sort_keys=True),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from harness.errors import StoreError
 from harness.forecast import Forecaster, total
 from harness.launch.devices import device_name
 from harness.launch.progress import duration
+from harness.provenance import available_cores
 from harness.record import RunRecord
 from harness.report.text import print_table
 from harness.spec import RunSpec
@@ -35,10 +36,23 @@ class Item:
 
 
 def make_items(
-    specs: Sequence[RunSpec], tuner: Tuner, store: Store, *, force: bool, resume: bool
+    specs: Sequence[RunSpec],
+    tuner: Tuner,
+    store: Store,
+    *,
+    force: bool,
+    resume: bool,
+    processes: int = 1,
+    parallel: int = 1,
 ) -> list[Item]:
     """All trials, then all runs, each with what is in the store and a forecast."""
-    forecaster = Forecaster([*_records(store), *_records(tuner.store)], device_name())
+    forecaster = Forecaster(
+        [*_records(store), *_records(tuner.store)],
+        device_name(),
+        processes=processes,
+        parallel=parallel,
+        cores=available_cores(),
+    )
 
     def item(spec: RunSpec, where: Store, done: bool, trial: bool = False, open_rate: bool = False) -> Item:
         state: State = "absent" if open_rate else _state(where, spec)
@@ -74,7 +88,7 @@ def _records(store: Store) -> list[RunRecord]:
 def print_plan(console: Console, items: Sequence[Item], *, name: str = "", side_by_side: int = 1) -> None:
     """A line for each task, model and strategy, and what all of it comes to.
 
-    `side_by_side` is how many runs go at once on devices of their own.
+    `side_by_side` is how many runs go at once; the forecasts are of runs that went so.
     """
     groups: dict[tuple[str, ...], list[Item]] = {}
     for item in items:
@@ -92,7 +106,7 @@ def print_plan(console: Console, items: Sequence[Item], *, name: str = "", side_
     ]
     headers = ["task", "model", "strategy", "runs", "done", "to do", "to resume", "forecast"]
     title = f"Plan: {name}" if name else "Plan"
-    print_table(console, headers, rows, title=title, right=(False, False, False, *[True] * 5), fold=(0, 1))
+    print_table(console, headers, rows, title=title, right=(False, False, False, *[True] * 5), drop=(4, 6))
     console.print(summary(items, side_by_side), soft_wrap=True)
 
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     known = [found for spec in tuner.settled(specs) if isinstance(found := tuner.resolved(spec), RunSpec)]
     done = {} if args.force else _already_done(known, store, registry)
     if args.dry_run:
-        _print_dry_run(_items(specs, tuner, store, args), study.name, _side_by_side(where), args)
+        _print_dry_run(_items(specs, tuner, store, args), study.name, len(where), args)
         return EXIT_OK
     for run_id in done:  # killed between its record and the deleting
         if left := tidy(store.folder(run_id)):
@@ -69,9 +69,8 @@ def run(args: argparse.Namespace) -> int:
     if len(specs) == 1 and done and not tuner.missing:
         say(f"already done: {next(iter(done))} (use --force to run again)")
     elif len(specs) + len(tuner.all) > 1 and not args.quiet and not args.json:
-        side_by_side = _side_by_side(where)
         plan = _items(specs, tuner, store, args)
-        print_plan(make_console(sys.stderr), plan, name=study.name, side_by_side=side_by_side)
+        print_plan(make_console(sys.stderr), plan, name=study.name, side_by_side=len(where))
     if args.log_samples and (lacking := without_texts(done, store)):
         say(
             f"note: --log-samples stores no texts of runs that are already done: {', '.join(lacking)} "
@@ -92,12 +91,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _items(specs: Sequence[RunSpec], tuner: Tuner, store: Store, args: argparse.Namespace) -> list[Item]:
-    return make_items(specs, tuner, store, force=args.force, resume=args.resume)
-
-
-def _side_by_side(where: Sequence[Place]) -> int:
-    """How many times faster a grid is than its runs one after the other: on a CPU they share its cores."""
-    return len(where) if "CUDA_VISIBLE_DEVICES" in where[0] else 1
+    return make_items(
+        specs,
+        tuner,
+        store,
+        force=args.force,
+        resume=args.resume,
+        processes=args.processes,
+        parallel=args.parallel,
+    )
 
 
 def _framed(text: str) -> str:

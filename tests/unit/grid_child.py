@@ -50,7 +50,8 @@ def write(failure: Failure | None = None) -> None:
         ),
         environment=Environment(
             git=None, packages={}, python="3", device_name=orders.get("device", "cpu"), device_count=1,
-            driver=None, fingerprint="e",
+            driver=None, fingerprint="e", cores=len(os.sched_getaffinity(0)),
+            parallel_runs=int(os.environ.get("HARNESS_PARALLEL_RUNS", "1")),
         ),
         model=ModelInfo(source="random", revision=None, fingerprint=None, dtype="float32"),
         failure=failure,

@@ -22,6 +22,7 @@ from harness.launch.board import LiveBoard
 from harness.launch.devices import places, visible_gpus
 from harness.launch.grid import run_all
 from harness.launch.local import LaunchOptions
+from harness.provenance import cpu_name
 from harness.record import RunRecord
 from harness.store import Store
 from harness.study import parse_grid
@@ -257,6 +258,24 @@ def test_the_plan_counts_and_forecasts(cli, monkeypatch):
     assert out.count("would be run") == 2
 
 
+def test_a_forecast_is_of_runs_made_as_the_next_one_will_be(cli, tmp_path, one):
+    device = cpu_name()
+    cli("--set", "train.max_steps=10", device=device)
+    records, _ = Store(tmp_path / "runs").records()
+    spec = one("--set", "train.max_steps=10")
+    cores = len(os.sched_getaffinity(0))
+    assert Forecaster(records, device, cores=cores).seconds(spec) == 30
+    assert Forecaster(records, device, cores=cores + 1).seconds(spec) is None
+    assert Forecaster(records, device, processes=2).seconds(spec) is None
+    assert Forecaster(records, device, parallel=2).seconds(spec) is None
+    other = ("--seed", "1,2", "--set", "train.max_steps=10")
+    _, out, _ = cli(*other, "--parallel", "2", "--dry-run")
+    assert "time unknown" in out
+    cli("--seed", "3", "--set", "train.max_steps=10", "--parallel", "2", device=device)
+    _, out, _ = cli(*other, "--parallel", "2", "--dry-run")
+    assert "about 30 s, 2 side by side" in out
+
+
 def test_a_forecast_is_of_one_kind_of_device_and_one_kind_of_run(cli, tmp_path, one):
     cli("--set", "train.max_steps=10")
     records, _ = Store(tmp_path / "runs").records()
@@ -269,6 +288,10 @@ def test_a_forecast_is_of_one_kind_of_device_and_one_kind_of_run(cli, tmp_path, 
     assert Forecaster(records, "cpu").seconds(one("--set", "train.epochs=2")) == 40 + 4 + 6
     halved = one("--set", "train.epochs=2", "--set", "train.batch_size=8")
     assert Forecaster(records, "cpu").seconds(halved) == 40 + 4 + 6
+    for setting in ("train.packing=off", "train.max_length=64", "train.micro_batch_tokens=64", "model.max_length=64",
+                    "model.attention=eager", "strategy.r=4", "engine.evaluation_batch_tokens=64"):  # fmt: skip
+        unlike = one("--set", "train.max_steps=10", "--set", setting)
+        assert Forecaster(records, "cpu").seconds(unlike) is None, setting
     limited = one("--set", "train.epochs=2", "--set", "train.limit=16")
     assert Forecaster(records, "cpu").seconds(limited) == 4 + 4 + 6
 
