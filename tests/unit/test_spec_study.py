@@ -375,3 +375,12 @@ def test_a_strategy_that_refuses_its_settings_is_one_of_the_problems(grid):
     text = problems_of(grid, "--strategy", "stub-picky,stub-tun", "--set", "strategy.sure=false")
     assert "stub-picky: not sure" in text
     assert "unknown strategy 'stub-tun'" in text
+
+
+def test_a_model_whose_size_cannot_be_known_is_said(grid, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = []
+    (spec,) = grid("--model", "org/of-unknown-size", notify=said.append)
+    assert spec.task.scoring == "letter"
+    (line,) = [line for line in said if "of-unknown-size" in line]
+    assert "scored by letter unless you give --scoring" in line
