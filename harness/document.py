@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from harness.escape import markdown, plain
-from harness.report.fitting import needed
 from harness.report.text import print_table
 from harness.terminal import make_console
 
@@ -43,7 +42,7 @@ Block = Heading | Paragraph | Bullets | Table
 
 
 def print_text(blocks: Sequence[Block], stream: TextIO | None = None, width: int | None = None) -> None:
-    """The blocks on a terminal. A table is rather too wide than cut."""
+    """The blocks on a terminal."""
     console = make_console(stream, width)
     for block in blocks:
         if isinstance(block, Heading):
@@ -56,14 +55,8 @@ def print_text(blocks: Sequence[Block], stream: TextIO | None = None, width: int
         else:
             rows = [list(map(plain, row)) for row in block.rows]
             headers = list(map(plain, block.headers))
-            wide = make_console(stream, max(console.width, _width(headers, rows, block.fold)))
             right = [index not in block.left for index in range(len(headers))]
-            print_table(wide, headers, rows, title=plain(block.title), right=right, fold=block.fold)
-
-
-def _width(headers: Sequence[str], rows: Sequence[Sequence[str]], fold: Sequence[int]) -> int:
-    """What a table needs when only its folding columns give way."""
-    return needed(list(zip(headers, *rows, strict=True)), fold)
+            print_table(console, headers, rows, title=plain(block.title), right=right, fold=block.fold)
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:

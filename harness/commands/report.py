@@ -79,7 +79,7 @@ def render(built: Report, chosen: str, store: Store, *, to_terminal: bool = Fals
     from harness.report.as_text import FILE_WIDTH, as_text
 
     width = shutil.get_terminal_size((FILE_WIDTH, 24)).columns if to_terminal else FILE_WIDTH
-    return as_text(built, max(width, 80))
+    return as_text(built, width)
 
 
 def command_of(records: Sequence[RunRecord], registry: Registry) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.escape import plain
 from harness.report.blocks import Block, Head, Shown, parts
+from harness.report.fitting import stacked
 from harness.report.model import Report
 
 FILE_WIDTH = 140
@@ -22,14 +23,14 @@ GAP = 3
 
 def as_text(report: Report, width: int = FILE_WIDTH) -> str:
     """The whole report; a table too wide is continued below itself, its first column repeated."""
-    lines = [*textwrap.wrap(plain(heading(report)), width)]
+    lines = [*_wrapped(heading(report), width)]
     for part in parts(report):
         title = plain(part.title)
-        lines += ["", title, "=" * min(length(title), width)]
+        lines += ["", *_wrapped(title, width), "=" * min(length(title), width)]
         for note in part.notes:
-            lines += textwrap.wrap(plain(note), width)
+            lines += _wrapped(note, width)
         for block in part.blocks:
-            lines += _commands(block) if block.kind == "commands" else _block(block, width)
+            lines += _commands(block, width) if block.kind == "commands" else _block(block, width)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -41,44 +42,65 @@ def heading(report: Report) -> str:
     )
 
 
-def _commands(block: Block) -> Iterator[str]:
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words: a name is copied, so that it is rather too long than cut."""
+    return textwrap.wrap(plain(text), width, break_long_words=False, break_on_hyphens=False)
+
+
+def _commands(block: Block, width: int) -> Iterator[str]:
     """One line each, however long, so that it can be copied."""
     yield ""
     for label, title, command in block.rows:
-        yield f"{plain(label.text)} on {plain(title.text)}:"
+        yield from _wrapped(f"{label.text} on {title.text}:", width)
         yield f"  {plain(command.text)}"
 
 
 def _block(block: Block, width: int) -> Iterator[str]:
     for number, chosen in enumerate(slices(block, width)):
         yield ""
-        yield plain(block.title) + (" (continued)" if number else "")
+        yield from _wrapped(block.title + " (continued)" * bool(number), width)
         heads = [block.heads[i] for i in chosen]
-        yield from _table(heads, [[row[i] for i in chosen] for row in block.rows], width)
+        rows = [[row[i] for i in chosen] for row in block.rows]
+        if _room(heads, rows, width) < 0:
+            yield from stacked(
+                [plain(head.text) for head in heads],
+                [[plain(cell.text) for cell in row] for row in rows],
+                width,
+            )
+        else:
+            yield from _table(heads, rows, width)
     for note in block.notes:
-        yield from textwrap.wrap(plain(note), width)
+        yield from _wrapped(note, width)
 
 
 def _table(heads: Sequence[Head], rows: Sequence[Sequence[Shown]], width: int) -> Iterator[str]:
     texts = [[plain(cell.text) for cell in row] for row in rows]
     titles = [plain(head.text) for head in heads]
     widths = [max(map(length, column)) for column in zip(titles, *texts, strict=True)]
-    prose = [i for i, head in enumerate(heads) if head.prose and widths[i] > FOLDED_WIDTH]
-    room = width - GAP * (len(heads) - 1) - sum(own for i, own in enumerate(widths) if i not in prose)
+    least = [_least(head, [row[i] for row in rows]) for i, head in enumerate(heads)]
+    room = _room(heads, rows, width)
     # The narrow ones first: what they leave is for the others.
-    for left, i in zip(range(len(prose), 0, -1), sorted(prose, key=lambda i: widths[i]), strict=True):
-        widths[i] = min(widths[i], max(FOLDED_WIDTH, room // left))
-        room -= widths[i]
+    wide = sorted((i for i in range(len(heads)) if widths[i] > least[i]), key=lambda i: widths[i] - least[i])
+    for left, i in zip(range(len(wide), 0, -1), wide, strict=True):
+        more = min(widths[i] - least[i], room // left)
+        widths[i] = least[i] + more
+        room -= more
     yield from _row(heads, titles, widths)
     yield "-" * (sum(widths) + GAP * (len(widths) - 1))
     for row in texts:
         yield from _row(heads, row, widths)
 
 
+def _room(heads: Sequence[Head], rows: Sequence[Sequence[Shown]], width: int) -> int:
+    """Letters of a line that a table's columns leave where each has the least; negative where it does not fit."""
+    least = (_least(head, [row[i] for row in rows]) for i, head in enumerate(heads))
+    return width - GAP * (len(heads) - 1) - sum(least)
+
+
 def _row(heads: Sequence[Head], texts: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
     """A row, on several lines where prose is broken."""
     cells = [
-        textwrap.wrap(text, own, break_on_hyphens=False) or [""]
+        textwrap.wrap(text, own, break_on_hyphens=False, break_long_words=False) or [""]
         if head.prose and length(text) > own
         else [text]
         for head, text, own in zip(heads, texts, widths, strict=True)
@@ -105,9 +127,13 @@ def slices(block: Block, width: int) -> Iterator[list[int]]:
 
 
 def _least(head: Head, cells: Sequence[Shown]) -> int:
-    """What a column must have at least."""
-    needed = max([length(plain(head.text)), *(length(plain(cell.text)) for cell in cells)])
-    return min(needed, FOLDED_WIDTH) if head.prose else needed
+    """What a column must have at least: its longest line, or where it is prose its longest word."""
+    texts = [plain(head.text), *(plain(cell.text) for cell in cells)]
+    needed = max(map(length, texts))
+    if not head.prose:
+        return needed
+    words = max((length(word) for text in texts for word in text.split()), default=0)
+    return min(needed, max(FOLDED_WIDTH, words))
 
 
 def length(text: str) -> int:
