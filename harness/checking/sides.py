@@ -40,7 +40,7 @@ def from_store(store: Store, group: Group) -> Side:
     if not found.example_ids:
         raise UsageError(f"{group.first.run_id} holds no items", "Run it again with --force.")
     ids = tuple(map(hashed, found.example_ids))
-    return Side(group.label, group, Outcomes(ids, ("",) * len(ids), found.correct))
+    return Side(group.label, group, Outcomes(ids, ("",) * len(ids), found.correct, clusters=found.clusters))
 
 
 def on_seeds(side: Side, seeds: Sequence[int]) -> Side:

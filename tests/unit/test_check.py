@@ -8,6 +8,8 @@ import random
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from stored import GIB, PACKAGES, bits, command, write_run
 
@@ -571,6 +573,21 @@ def test_one_seed_is_said_and_an_assumption_too(root, cli, form):
     assert "assumes a seed sd of 0.5 points" in " ".join(out.split())
     code, out, _ = cli(*words, "--assume-seed-sd", "3")
     assert code == 4
+
+
+def test_items_that_belong_together_count_as_one(root, check):
+    """120 facts asked ten times each are no 1,200 items: the loss of one fact in thirty is not shown."""
+    facts = [f"fact-{i // 10}" for i in range(1200)]
+    worse = [1] * 1160 + [0] * 40
+    base, new = write_run(root, "lora", [1] * 1200), write_run(root, "new", worse)
+    assert check(base, new)[0] == 1
+    for run in (base, new):
+        path = root / run / "predictions.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("cluster", pa.array(facts)), path)
+    code, gates, _ = check(base, new)
+    assert (code, gates["quality"]["outcome"]) == (4, "cannot_tell")
+    assert gates["quality"]["numbers"]["method"] == "t-test over clusters"
 
 
 def test_cannot_tell_is_not_asked_wrongly(root, cli):
