@@ -28,9 +28,18 @@ GRACE_SECONDS = 5.0
 """What a run has to write its record once its launcher is gone."""
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Runs of a grid are started by several threads; all have the one pipe."""
+
+
 @functools.cache
-def _pipe() -> tuple[int, int]:
+def _made() -> tuple[int, int]:
     return os.pipe()
+
+
+def _pipe() -> tuple[int, int]:
+    with _ONE_AT_A_TIME:
+        return _made()
 
 
 def launcher_pipe() -> int:

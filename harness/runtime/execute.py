@@ -37,7 +37,16 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 def main(folder: Path) -> int:
     """Execute the run whose spec.json lies in `folder`; returns the exit code."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
     _listen()
+    try:
+        return _execute(folder)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _execute(folder: Path) -> int:
     logging.getLogger("transformers").setLevel(logging.WARNING)
     spec = RunSpec.model_validate_json((folder / "spec.json").read_text(encoding="utf-8"))
     first = rank() == 0

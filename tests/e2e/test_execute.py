@@ -88,15 +88,12 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _same_process() -> Iterator[None]:
-    """A run changes its process: the handler of a signal, and variables for DeepSpeed."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """A run changes its process: variables for DeepSpeed."""
     environment = dict(os.environ)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     for name in set(os.environ) - set(environment):
         del os.environ[name]
 
@@ -452,7 +449,9 @@ def test_sigterm_leaves_an_interrupted_row_to_go_on_from(make: Make) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_at(5, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
         patch.setattr(execute, "_record", told_again)
+        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
         assert execute.main(folder) == EXIT_INTERRUPTED
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     found = record(folder)
     assert found.status == "interrupted"
     assert found.failure is not None
