@@ -290,7 +290,7 @@ def norms_in_float32(model: torch.nn.Module) -> None:
     import torch
 
     # Virtual tokens of PEFT, outside the base model, come in the base's dtype.
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: torch.nn.Module = getattr(model, "get_base_model", lambda: model)()
     embedded = any(
         isinstance(module, torch.nn.Embedding) and module.weight.requires_grad for module in base.modules()
     )
