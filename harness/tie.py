@@ -23,6 +23,7 @@ from pathlib import Path
 
 PIPE = "HARNESS_LAUNCHER_PIPE"
 PARENT = "HARNESS_PARENT_PID"
+_PROC = Path("/proc")
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 5.0
 """What a run has to write its record once its launcher is gone."""
@@ -121,8 +122,15 @@ def kill_tree(pid: int) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
+    if not (_PROC / "self").exists():  # not Linux
+        import psutil
+
+        try:
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for stat in _PROC.glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             # "PID (name) STATE PARENT ...": the name may hold spaces and brackets.
             parent = int(stat.read_text().rpartition(")")[2].split()[1])

@@ -19,6 +19,7 @@ from harness.provenance import (
 )
 from harness.record import Environment
 
+_STAT = Path("/proc/self/stat")
 WARM = "HARNESS_WARM"
 """Set in a run whose process was forked from one that had imported the libraries."""
 
@@ -74,8 +75,10 @@ def _driver() -> str | None:
 def process_age_seconds() -> float:
     """Seconds since this process started, so that its imports count as loading."""
     try:
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-    except OSError:
-        return time.process_time()
+        fields = _STAT.read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    except OSError:  # not Linux
+        import psutil
+
+        return max(0.0, time.time() - psutil.Process().create_time())
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)

@@ -55,15 +55,13 @@ def host_peak_bytes() -> int | None:
 
 
 def host_memory_bytes() -> int | None:
-    """Resident size now, in bytes."""
+    """Resident size now, in bytes; None where the system does not tell."""
+    import psutil
+
     try:
-        status = _STATUS.read_text()
-    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    except psutil.Error:
         return None
-    for line in status.splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _whole_run_host_peak() -> int:

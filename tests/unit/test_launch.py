@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from stubs import FAKE_CHILD, PLUGIN, ROOT
@@ -191,7 +192,9 @@ def test_runs_outside_the_main_thread(launch):
     assert found == ["ok"]
 
 
-def test_descendants_are_killed_too(tmp_path):
+@pytest.mark.parametrize("proc", ["/proc", "/no/such/folder"])
+def test_descendants_are_killed_too(tmp_path, monkeypatch, proc):
+    monkeypatch.setattr("harness.tie._PROC", Path(proc))
     """torchrun's workers are in sessions of their own: a signal to the group does not reach them."""
     code = (
         "import subprocess, sys, time\n"
