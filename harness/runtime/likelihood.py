@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +36,16 @@ _GPU_LOGITS = 2**30
 
 # What models raise that do not take the masks, positions or caches given to them.
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How far scoring is: rows of `of_rows`, and of the tokens fed to the model those of these rows."""
+
+    rows: int
+    of_rows: int
+    tokens: int
+    of_tokens: int
 
 
 class Likelihood:
@@ -79,33 +90,34 @@ class Likelihood:
         self.forward_seconds = 0.0  # without the trial
 
     def score(
-        self, pairs: Sequence[tuple[Ids, Ids]], on_done: Callable[[int, int], None] = lambda done, of: None
+        self, pairs: Sequence[tuple[Ids, Ids]], on_done: Callable[[Done], None] = lambda done: None
     ) -> Answers:
-        """(summed log-likelihood in nats, greedy?) of each pair; `on_done(rows, of)` after every batch.
+        """(summed log-likelihood in nats, greedy?) of each pair; `on_done` is called after every batch.
 
         Raises torch.OutOfMemoryError where a single row does not fit.
         """
         rows = packed_rows(pairs, branching=self.branching, limit=self._limit, kind=self._kind)
         answers: Answers = {}
-        done = 0
+        sections = self._sections(rows)
+        tokens = sum(row.length for _, members in sections for row in members)
+        rows_done = tokens_done = 0
         with self.open():
-            for kept, members in self._sections(rows):
-                for finished in self._batch_by_batch(members, kept, answers):
-                    done += finished
-                    on_done(done, len(rows))
+            for beginning, members in sections:
+                kept = None if beginning is None or not members else self._extended(beginning)
+                for batch in self._batch_by_batch(members, kept, answers):
+                    rows_done += len(batch)
+                    tokens_done += sum(row.length for row in batch)
+                    on_done(Done(rows_done, len(rows), tokens_done, tokens))
         return answers
 
-    def _sections(self, rows: list[PackedRow]) -> Iterator[tuple[Kept | None, list[PackedRow]]]:
-        """The rows by what they stand behind."""
+    def _sections(self, rows: list[PackedRow]) -> list[tuple[Ids | None, list[PackedRow]]]:
+        """The rows by what they stand behind; None where nothing may be kept, not even virtual tokens."""
         if not self.keeping:
-            yield None, rows
-            return
+            return [(None, rows)]
         alone, groups = shared_beginnings(rows, self._limit)
         far = [row for row in alone if self._limit is not None and row.length > self._limit]
-        yield None, far
-        yield self._extended(()), [row for row in alone if self._limit is None or row.length <= self._limit]
-        for beginning, members in groups:
-            yield self._extended(beginning), members
+        near = [row for row in alone if self._limit is None or row.length <= self._limit]
+        return [(None, far), ((), near), *groups]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -177,8 +189,10 @@ class Likelihood:
         torch.cuda.empty_cache()
         self.batch_tokens = max(1, self.batch_tokens // 2)
 
-    def _batch_by_batch(self, rows: list[PackedRow], kept: Kept | None, answers: Answers) -> Iterator[int]:
-        """Fills `answers`; yields the number of rows after every forward pass."""
+    def _batch_by_batch(
+        self, rows: list[PackedRow], kept: Kept | None, answers: Answers
+    ) -> Iterator[list[PackedRow]]:
+        """Fills `answers`; yields its rows after every forward pass."""
         waiting = self._batches(rows, kept)
         started = time.perf_counter()
         if self.workers > 1:
@@ -188,7 +202,7 @@ class Likelihood:
         for batch, found in passes:
             self.forward_seconds += time.perf_counter() - started
             answers |= found
-            yield len(batch)
+            yield batch
             started = time.perf_counter()
 
     def _batches(self, rows: list[PackedRow], kept: Kept | None) -> list[list[PackedRow]]:

@@ -54,11 +54,12 @@ from harness.runtime.models import (
 )
 from harness.runtime.positions import vocabulary_size
 from harness.runtime.precision import slow_products
-from harness.runtime.scorer import Scorer
+from harness.runtime.scorer import Progress, Scorer
 from harness.runtime.scores import all_scores
 from harness.runtime.shown import scored_inputs, trained_inputs
 from harness.runtime.text_path import as_text_model
 from harness.runtime.token_cache import TokenCache
+from harness.runtime.work import Work
 from harness.spec import FOLDS, RunSpec
 from harness.trained_on import TrainedOn, check_trained_on, write_trained_on
 
@@ -362,18 +363,16 @@ class Run:
         write_predictions(predictions, self.folder, asked)
         self.scores = all_scores(task, predictions, self._folded(splits.train)[0])
 
-    def _evaluation_progress(self, task: Task, test: Sequence[Example]) -> Callable[[int], None]:
-        requests = sum(len(task.choices(example, self.spec.task.scoring)) for example in test)
+    def _evaluation_progress(self, task: Task, test: Sequence[Example]) -> Callable[[Progress], None]:
+        work = Work.of(task, test, self.spec.task.scoring)
         started = time.perf_counter()
 
-        def show(answered: int) -> None:
-            if not answered:
-                return
+        def show(done: Progress) -> None:
             memory, kind = memory_now(self.device)
-            left = (time.perf_counter() - started) / answered * (requests - answered)
             self.events.progress(
-                phase="evaluate", done=answered * len(test) // requests, of=len(test), memory_bytes=memory,
-                memory_kind=kind, seconds_left=left, final=answered == requests,
+                phase="evaluate", done=done.answered * len(test) // work.requests, of=len(test), memory_bytes=memory,
+                memory_kind=kind, seconds_left=work.seconds_left(done, time.perf_counter() - started),
+                final=done.answered == work.requests,
             )  # fmt: skip
 
         return show

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from harness.runtime.generation import generated_text
-from harness.runtime.likelihood import Likelihood
+from harness.runtime.likelihood import Done, Likelihood
 from harness.runtime.passes import Answer
 from harness.runtime.prompts import Cut, Pair, Prompts, UnscorableError
 from harness.runtime.rotary import forgetting
@@ -25,11 +26,25 @@ _CHUNK_CHARACTERS = 8_000_000
 """Text that is in memory as tokens at one time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a scorer is, over all its calls.
+
+    answered: requests, of `known` whose tokens are known so far. tokens: fed to the model, of `of_tokens`
+    that the known requests take.
+    """
+
+    answered: int = 0
+    known: int = 0
+    tokens: int = 0
+    of_tokens: int = 0
+
+
 class Scorer(TemplateLM):  # type: ignore[misc]
     """Scores continuations with `model`, which stays as it is (not merged, not cast).
 
     `batch_tokens` bounds the padded tokens of a forward pass (None: by the free memory); it is halved
-    when the GPU runs out of memory. `on_progress(answered)`: the requests answered so far, over all calls.
+    when the GPU runs out of memory. `on_progress` is called after every pass.
     """
 
     backend = "causal"
@@ -42,7 +57,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         max_length: int,
         batch_tokens: int | None = None,
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
-        on_progress: Callable[[int], None] = lambda answered: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -53,7 +68,7 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         self.prompts = Prompts(tokenizer, max_length, self.likelihood.vocabulary)
         self._autocast = autocast
         self._on_progress = on_progress
-        self._answered = 0
+        self._done = Progress()
 
     @property
     def model(self) -> nn.Module:
@@ -86,7 +101,6 @@ class Scorer(TemplateLM):  # type: ignore[misc]
             for chunk in _chunks(texts):
                 pairs = self._pairs([requests[i] for i in chunk])
                 found = self.likelihood.score(pairs, self._progress(len(chunk)))
-                self._answered += len(chunk)
                 for i, pair in zip(chunk, pairs, strict=True):
                     answers[i] = found[pair]
         return answers  # type: ignore[return-value]
@@ -98,9 +112,17 @@ class Scorer(TemplateLM):  # type: ignore[misc]
         except UnscorableError as error:
             raise error.of(requests[error.index]) from error
 
-    def _progress(self, requests: int) -> Callable[[int, int], None]:
-        before = self._answered
-        return lambda done, of: self._on_progress(before + requests * done // of)
+    def _progress(self, requests: int) -> Callable[[Done], None]:
+        before = self._done
+
+        def show(done: Done) -> None:
+            self._done = Progress(
+                before.answered + requests * done.rows // done.of_rows, before.known + requests,
+                before.tokens + done.tokens, before.of_tokens + done.of_tokens,
+            )  # fmt: skip
+            self._on_progress(self._done)
+
+        return show
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any

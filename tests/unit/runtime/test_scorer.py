@@ -28,7 +28,7 @@ from harness.errors import DataError, UsageError
 from harness.runtime import scorer as scorer_module
 from harness.runtime.evaluate import predict, worked_examples
 from harness.runtime.rows import batches, packed_rows
-from harness.runtime.scorer import Scorer
+from harness.runtime.scorer import Progress, Scorer
 
 GPT2 = {"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -260,7 +260,7 @@ def test_predictions_are_hflms(
         assert (own.predicted, own.predicted_norm) == (other.predicted, other.predicted_norm)
     if scoring == "cloze":
         assert found[-1].logprobs[0] == found[-1].logprobs[1]
-        assert found[-1].predicted != 1  # of equals the first, as numpy's argmax in lm-eval
+        assert found[-1].predicted == 1  # the first of equals has the right one's text
     assert len({p.predicted for p in found}) > 1
 
 
@@ -344,14 +344,16 @@ def test_out_of_memory_makes_the_batch_smaller(models: Any, tokenizer: Any) -> N
         return forward(*args, **kwargs)
 
     model.forward = small
-    progress: list[int] = []
+    progress: list[Progress] = []
     scorer = ours(model, tokenizer, on_progress=progress.append)
     scorer.likelihood.workers = 1  # as on a GPU
     for _ in range(2):
         assert_same(scorer.loglikelihood(requests(PAIRS), disable_tqdm=True), expected)
     assert any(rows > 2 for rows, _ in shapes)
-    assert progress == sorted(progress)
-    assert progress[-1] == 2 * len(PAIRS)
+    assert [done.answered for done in progress] == sorted(done.answered for done in progress)
+    last = progress[-1]
+    assert last.answered == last.known == 2 * len(PAIRS)
+    assert last.tokens == last.of_tokens > 0
 
 
 def test_out_of_memory_on_one_row_is_told(models: Any, tokenizer: Any) -> None:
