@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         # PEFT asks transformers for an attribute that transformers has renamed.
         "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+        # PyTorch's own modules, when its compiler is imported.
+        "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
     ):
         config.addinivalue_line("filterwarnings", line)
 

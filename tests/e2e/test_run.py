@@ -171,7 +171,16 @@ def test_no_clinical_text_is_stored_unless_asked(cli: Cli) -> None:
     record = cli.run("--strategy", "zero-shot", "--task", "medqa")
     folder = cli.results / record["run_id"]
     names = pq.read_schema(folder / "predictions.parquet").names
-    assert names == ["example_id", "gold", "predicted", "predicted_norm", "correct", "logprobs", "subgroup"]
+    assert names == [
+        "example_id",
+        "gold",
+        "predicted",
+        "predicted_norm",
+        "correct",
+        "logprobs",
+        "subgroup",
+        "cluster",
+    ]
     question = b"Which"
     for path in folder.rglob("*"):
         if path.is_file():
