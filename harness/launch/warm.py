@@ -7,7 +7,6 @@ nothing of one run is in the next. Only the imports are shared (harness.runtime.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -18,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from harness.channel import Channel
 from harness.files import store_error
 from harness.tie import kill_tree, launcher_pipe, tied
 
 WAIT_SECONDS = 0.02
 END_SECONDS = 5.0
-MESSAGE_BYTES = 65_536
 
 
 class WarmProcess:
@@ -33,7 +32,7 @@ class WarmProcess:
         # Asking CUDA whether there is a GPU would make it unusable in a fork; asking NVML does not.
         self._environment = {**os.environ, **environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._channel: Channel | None = None
 
     def __enter__(self) -> WarmProcess:
         return self
@@ -50,14 +49,14 @@ class WarmProcess:
         process, channel = self._process, self._channel
         if process is None or channel is None:
             raise RuntimeError("a warm process was not begun")
-        request = json.dumps({"folder": str(folder), "log": str(log)}).encode()
-        with contextlib.suppress(BrokenPipeError):  # it died just now: the first look at the run says so
-            socket.send_fds(channel, [request], [lock])
+        with contextlib.suppress(ConnectionError):  # it died just now: the first look at the run says so
+            channel.send({"folder": str(folder), "log": str(log)}, lock)
         return WarmRun(process, channel)
 
     def _begin(self, log: Path) -> None:
         self._end()
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._channel = Channel(ours)
         with theirs:
             try:
                 with log.open("ab") as output:
@@ -88,26 +87,23 @@ class WarmProcess:
 class WarmRun:
     """A run's process, as `subprocess.Popen` would show it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
         self.pid = process.pid  # until it has forked: to stop the run is to stop the importing then
         self._process = process
         self._channel = channel
-        self._channel.setblocking(False)
         self._code: int | None = None
 
     def poll(self) -> int | None:
         """The exit code (negative: a signal), or `None` while the run goes on."""
         while self._code is None:
             try:
-                message = self._channel.recv(MESSAGE_BYTES)
+                received = self._channel.receive(wait=False)
             except BlockingIOError:
                 return None
-            except ConnectionResetError:
-                message = b""
-            if not message:
+            if received is None:
                 self._code = self._orphaned()
                 break
-            told = json.loads(message)
+            told, _ = received
             self.pid = told.get("pid", self.pid)
             self._code = told.get("code")
         return self._code

@@ -20,6 +20,7 @@ from harness.provenance import (
 from harness.record import Environment
 
 _STAT = Path("/proc/self/stat")
+_DRIVER = Path("/proc/driver/nvidia/version")
 WARM = "HARNESS_WARM"
 """Set in a run whose process was forked from one that had imported the libraries."""
 
@@ -64,12 +65,25 @@ def environment(device: torch.device, plugin_packages: Iterable[str] = ()) -> En
 
 
 def _driver() -> str | None:
+    """The version of the GPU's driver; None where nothing tells it."""
     try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-    except OSError:
-        return None
+        text = _DRIVER.read_text(encoding="utf-8")
+    except OSError:  # as under WSL
+        return _driver_by_nvml()
     words = text.split("Kernel Module", 1)[-1].split()
     return next((word for word in words if word[0].isdigit()), None)
+
+
+def _driver_by_nvml() -> str | None:
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
 
 
 def process_age_seconds() -> float:

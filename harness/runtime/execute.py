@@ -53,6 +53,8 @@ def _execute(folder: Path) -> int:
     events = Events(folder / "events.jsonl" if first else None)
     device = run_device()
     meter = Meter(device, started_seconds_ago=process_age_seconds())
+    for limit in meter.limits():
+        events.notice(limit)
     run = Run(spec, folder, device, meter, events)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     made_with = environment(device, spec.plugin_packages) if first else None

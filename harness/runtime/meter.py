@@ -154,6 +154,15 @@ class Meter:
         self.earlier_peaks: Peaks = {}
         """of the tries before this one, up to the checkpoint that it went on from"""
 
+    def limits(self) -> list[str]:
+        """What this machine cannot measure, in sentences for the user."""
+        if self._can_reset:
+            return []
+        return [
+            f"peaks of host memory are not measured phase by phase ({_CLEAR_REFS} cannot be written here): "
+            "only the whole run's is known"
+        ]
+
     def imported(self) -> None:
         """Called once, in the phase `load`: the libraries are there, the rest of the phase is work."""
         self._import_seconds = self.total_seconds()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import json
 import os
 import signal
 import socket
@@ -22,14 +21,13 @@ from typing import NoReturn
 
 import torch
 
+from harness.channel import Channel
 from harness.errors import EXIT_OK
 from harness.runtime import execute
 from harness.runtime.device import WARM
 from harness.runtime.events import Events
 from harness.runtime.run import TRAINING
 from harness.tie import PARENT, PIPE, Tie
-
-MESSAGE_BYTES = 65_536
 
 
 def main(descriptor: int, pipe: int | None) -> int:
@@ -38,7 +36,7 @@ def main(descriptor: int, pipe: int | None) -> int:
     `pipe` is what tells a fork that the launcher is gone (harness.tie).
     """
     own = os.getpid()
-    with socket.socket(fileno=descriptor) as channel:
+    with contextlib.closing(Channel(socket.socket(fileno=descriptor))) as channel:
         if torch.cuda.device_count() == 0:  # PEFT imports bitsandbytes, and that makes a CUDA context
             importlib.import_module(TRAINING)
         gc.collect()
@@ -60,17 +58,14 @@ def main(descriptor: int, pipe: int | None) -> int:
     return execute.main(folder)
 
 
-def _requests(channel: socket.socket) -> Iterator[tuple[dict[str, str], int]]:
+def _requests(channel: Channel) -> Iterator[tuple[dict[str, str], int]]:
     """The folder and log of each run asked for, and the descriptor of its lock."""
-    with contextlib.suppress(ConnectionResetError):
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 1)
-            if not message:
-                return
-            yield json.loads(message), descriptors[0]
+    while (received := channel.receive()) is not None:
+        message, descriptors = received
+        yield message, descriptors[0]
 
 
-def _follow(child: int, channel: socket.socket) -> None:
+def _follow(child: int, channel: Channel) -> None:
     """Until the fork ends. Where the launcher dies, it is asked to stop as the run of a launcher is."""
     signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
     # Here and in the fork: whoever is told of the process may signal its group at once.
@@ -82,9 +77,9 @@ def _follow(child: int, channel: socket.socket) -> None:
     _tell(channel, code=os.waitstatus_to_exitcode(status))
 
 
-def _tell(channel: socket.socket, **what: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the launcher is gone
-        channel.send(json.dumps(what).encode())
+def _tell(channel: Channel, **what: int) -> None:
+    with contextlib.suppress(ConnectionError):  # the launcher is gone
+        channel.send(what)
 
 
 def _settle(log: Path, lock: int) -> None:

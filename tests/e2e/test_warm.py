@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from harness.launch.warm import WarmProcess
 from harness.record import RunRecord
 
 PLUGIN = """
@@ -144,3 +146,26 @@ def lives(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.timeout(300)
+def test_a_warm_process_needs_no_socket_that_keeps_messages_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS. Two runs that end at once, for want of a spec: what they say is in their logs."""
+    plain = socket.socketpair
+
+    def socketpair(family: int, kind: int) -> tuple[socket.socket, socket.socket]:
+        if kind != socket.SOCK_STREAM:
+            raise OSError(43, "Protocol not supported")
+        return plain(family, kind)
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    with WarmProcess({"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}) as warm:
+        for name in ("one", "two"):
+            folder = tmp_path / name
+            folder.mkdir()
+            with (folder / "lock").open("w") as lock:
+                run = warm.start(folder, folder / "log.txt", lock.fileno())
+                assert run.wait() == 1
+            assert "spec.json" in (folder / "log.txt").read_text()

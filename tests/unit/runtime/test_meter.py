@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from harness.errors import EXIT_USAGE, UsageError
 from harness.runtime import meter as module
 from harness.runtime.meter import Meter, host_memory_bytes, memory_now
 
@@ -136,3 +140,58 @@ def test_age_and_memory_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch, 
         pass
     assert measured.phases[0].host_memory_peak_bytes is None
     assert (measured.peaks()["host_memory_peak_bytes"] or 0) > 2**20
+    (limit,) = measured.limits()
+    assert "only the whole run's is known" in limit
+
+
+def test_what_is_measured_in_full_has_no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.runtime import meter
+
+    monkeypatch.setattr(meter, "_reset_host_peak", lambda: True)
+    assert Meter(CPU).limits() == []
+
+
+def test_a_run_says_once_that_phases_host_peaks_are_not_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run that is refused at once: what is said of the machine comes first, to the user and the record."""
+    from harness.runtime import execute, meter
+    from harness.spec import ModelSpec, RunSpec, StrategySpec, TaskSpec
+
+    told: list[Any] = []
+
+    def refused(run: Any) -> None:
+        told.append(list(run.events.notices))
+        raise UsageError("refused")
+
+    monkeypatch.setattr(meter, "_CLEAR_REFS", tmp_path / "none" / "none")
+    monkeypatch.setattr(execute.Run, "go", refused)
+    spec = RunSpec(
+        model=ModelSpec(name="m"), strategy=StrategySpec(name="zero-shot"), task=TaskSpec(name="medqa")
+    )
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    assert execute.main(tmp_path) == EXIT_USAGE
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    (notice,) = (event["text"] for event in events if event["event"] == "notice")
+    assert "peaks of host memory are not measured phase by phase" in notice
+    assert told == [[notice]]
+
+
+def test_the_driver_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By NVML (WSL), or not at all."""
+    from harness.runtime import device
+
+    class Error(Exception):
+        pass
+
+    def absent() -> None:
+        raise Error
+
+    monkeypatch.setattr(device, "_DRIVER", tmp_path / "none")
+    nvml = SimpleNamespace(nvmlInit=lambda: None, nvmlSystemGetDriverVersion=lambda: "570.1", NVMLError=Error)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert device._driver() == "570.1"
+    nvml.nvmlInit = absent
+    assert device._driver() is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert device._driver() is None
