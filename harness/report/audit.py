@@ -44,6 +44,22 @@ def _scoring(record: RunRecord) -> str:
     return record.spec.task.scoring
 
 
+def _examples_seen(record: RunRecord) -> str:
+    """How many of the worked examples asked for fitted in front of the items."""
+    asked = record.spec.task.shots
+    if asked == 0:
+        return "all"
+    if record.inputs is None or record.inputs.shots_min is None or record.inputs.shots_mean is None:
+        return "unknown"  # a record of before they were counted
+    if record.inputs.shots_min >= asked:
+        return "all"
+    return f"{record.inputs.shots_mean:.1f} of {asked} on average, {record.inputs.shots_min} at least"
+
+
+def _inputs(name: str) -> Callable[[RunRecord], Any]:
+    return lambda record: getattr(record.inputs, name) if record.inputs else "unknown"
+
+
 _BREAKS: dict[str, Callable[[RunRecord], Any]] = {
     "data set": _data("title"),
     "test items": _test_items,
@@ -58,6 +74,8 @@ _WARNS: dict[str, Callable[[RunRecord], Any]] = {
     "model": lambda record: record.spec.model.name,
     "model weights": lambda record: record.model.fingerprint if record.model else None,
     "worked examples (shots)": lambda record: record.spec.task.shots,
+    "worked examples really seen": _examples_seen,
+    "test prompts cut off": _inputs("truncated_items"),
     "weights stored quantised": lambda record: (record.model and record.model.quantization) or "no",
     "precision": lambda record: record.spec.model.dtype,
     "attention": lambda record: record.spec.model.attention,
@@ -77,6 +95,7 @@ _BUDGET: dict[str, Callable[[RunRecord], Any]] = {
     "training steps": lambda record: record.cost.train_steps,
     "training tokens": lambda record: record.cost.train_tokens,
     "training examples": _data("train_n"),
+    "training prompts cut off": _inputs("truncated_rows"),
 }
 _TRAIN_FIELDS = (
     "batch_size", "max_length", "schedule", "warmup_ratio", "weight_decay", "adam_beta1", "adam_beta2",

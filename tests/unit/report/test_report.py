@@ -17,7 +17,7 @@ from made import CPU, OUT_OF_MEMORY, outcomes, spec_of, write_run, write_study
 
 from harness.commands.report import render
 from harness.errors import UsageError
-from harness.record import RunRecord
+from harness.record import Inputs, RunRecord
 from harness.report.blocks import figure, parts
 from harness.report.build import build_report
 from harness.report.model import Cell, Report, Table
@@ -384,6 +384,23 @@ def test_audit_names_what_differs(tmp_path: Path):
     (line,) = table.audit
     assert (line.what, line.one, line.other, line.where) == ("package peft", "0.18.0", "0.21.2", ("lora",))
     assert "package peft" in render(built(tmp_path), "text", Store(tmp_path))
+
+
+def test_what_a_model_was_not_shown_is_in_the_audit(tmp_path: Path):
+    """Both asked for five worked examples; one side's context held fewer, and cut prompts off."""
+    rates = {"full": Inputs(shots_min=5, shots_mean=5.0), "lora": Inputs(
+        shots_min=1, shots_mean=3.25, truncated_items=7, truncated_item_tokens=90, truncated_rows=3
+    )}  # fmt: skip
+    for strategy, inputs in rates.items():
+        record = write_run(tmp_path, spec_of(strategy, shots=5))
+        changed = record.model_copy(update={"inputs": inputs})
+        (tmp_path / record.run_id / "record.json").write_text(changed.model_dump_json())
+    (table,) = built(tmp_path).tables
+    assert {(line.what, line.one, line.other) for line in table.audit} == {
+        ("worked examples really seen", "3.2 of 5 on average, 1 at least", "all"),
+        ("test prompts cut off", "7", "0"),
+        ("training prompts cut off", "3", "0"),
+    }
 
 
 def test_published_figures_stand_apart_and_only_for_tasks_shown(tmp_path: Path):
