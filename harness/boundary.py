@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError, StoreError
+from pydantic import ValidationError
+
+from harness.errors import HarnessError, StoreError, first_line
 from harness.files import NotReadableError, read_bounded, store_error
 from harness.jsons import loads_bounded
 
@@ -65,3 +67,11 @@ def is_there(path: Path) -> bool:
     except OSError:
         return True
     return True
+
+
+def misfit(error: ValidationError) -> str:
+    """What is wrong with stored values in one line: the first of it, and how much more there is."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"])) or "content"
+    more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return f"{where}: {first_line(first['msg'])}{more}"

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import UsageError
+from harness.errors import UsageError, error_line
 from harness.launch.devices import visible_gpus
 from harness.spec import AUTO, Dtype
 
@@ -90,7 +90,9 @@ def _ask_torch() -> Device:
         last = error.stderr.strip().splitlines()[-1:] or [f"exit code {error.returncode}"]
         raise UsageError(f"PyTorch cannot say which precision this device has: {last[0]}", remedy) from error
     except (OSError, subprocess.TimeoutExpired, ValueError, LookupError) as error:
-        raise UsageError(f"PyTorch cannot say which precision this device has: {error}", remedy) from error
+        raise UsageError(
+            f"PyTorch cannot say which precision this device has: {error_line(error)}", remedy
+        ) from error
 
 
 class Precision:

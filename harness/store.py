@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from harness.boundary import is_there, read_json, reading
+from harness.boundary import is_there, misfit, read_json, reading
 from harness.errors import StoreError
 from harness.escape import plain
 from harness.files import make_folder, store_error, write_json_atomic
@@ -220,9 +220,4 @@ def _read(path: Path, model: type[StoredT]) -> StoredT:
         try:
             return model.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "content"
-            more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-            raise StoreError(
-                f"{path} does not fit this medtune: {where}: {first['msg']}{more}", remedy
-            ) from error
+            raise StoreError(f"{path} does not fit this medtune: {misfit(error)}", remedy) from error

@@ -12,7 +12,7 @@ from harness.asked import Asked, Named, Variant, build_variants, check_sections,
 from harness.axes import command_axes, make_variants
 from harness.cards import RANDOM_PREFIX
 from harness.contracts import Strategy, Task
-from harness.errors import UsageError, all_at_once
+from harness.errors import UsageError, all_at_once, first_line
 from harness.plugin_contract import is_rate
 from harness.plugins import guarded_class
 from harness.precision import Precision
@@ -223,7 +223,7 @@ def settings_of(strategy: Strategy, dtype: Dtype) -> dict[str, Any]:
         json.dumps(settings, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise UsageError(
-            f"strategy '{strategy.name}' has a setting that no record can hold: {error}",
+            f"strategy '{strategy.name}' has a setting that no record can hold: {first_line(str(error))}",
             "Settings are text, numbers (not NaN), true, false, null, lists and mappings.",
         ) from error
     return settings

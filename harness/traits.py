@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.cards import LETTER_FROM_BILLIONS, RANDOM_PREFIX, find_card
 from harness.contracts import Scoring
-from harness.errors import UsageError
+from harness.errors import UsageError, first_line
 from harness.files import NotReadableError, read_bounded
 from harness.hubcache import cached_model
 from harness.jsons import loads_bounded
@@ -114,7 +114,7 @@ def _config(name: str, revision: str | None) -> Mapping[str, Any] | str:
         config = loads_bounded(content.decode())
     except (OSError, ValueError, NotReadableError) as error:
         raise UsageError(
-            f"model {name}: its config.json cannot be read: {error}",
+            f"model {name}: its config.json cannot be read: {first_line(str(error))}",
             "Give a folder as written by save_pretrained: config.json, weights and tokenizer.",
         ) from error
     return config if isinstance(config, dict) else "its config.json is no object"

@@ -24,7 +24,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from harness.boundary import read_json, reading
+from harness.boundary import misfit, read_json, reading
 from harness.errors import StoreError, UsageError
 from harness.files import write_json_atomic
 from harness.record import Cost, Failure, RunRecord, Score
@@ -233,4 +233,4 @@ def read_tuning(folder: Path) -> Tuning | None:
         try:
             return Tuning.model_validate_json(text)
         except ValidationError as error:
-            raise StoreError(f"{path} cannot be read: {error}", f"Remove {path}.") from error
+            raise StoreError(f"{path} cannot be read: {misfit(error)}", f"Remove {path}.") from error

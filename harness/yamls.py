@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import error_line
 from harness.terminal import OBEYED
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def compose(text: str) -> Any:
     except RecursionError as error:
         raise YamlError(f"nested more than {MOST_DEPTH} deep") from error
     except Exception as error:  # an escape of no character, a directive that is none: PyYAML has no list
-        raise YamlError(f"{type(error).__name__}: {error}") from error
+        raise YamlError(error_line(error)) from error
     if node is not None:
         _check(node, 0, {}, set())
     return node

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator
 
 from harness.contracts import Strategy, norms_in_float32
-from harness.errors import UsageError, all_at_once, did_you_mean
+from harness.errors import UsageError, all_at_once, did_you_mean, first_line
 from strategies._reach import check_reach, experts, multiplied
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def attach(model: PreTrainedModel, config: Any, settings_at: str = "strategy") -
     except (ValueError, NotImplementedError, TypeError) as error:
         if "Conv1D" in str(error):
             remedy = "LORA, IA3, VERA and other methods adapt such layers; or give a model without them."
-        raise UsageError(f"{method} cannot be attached to {type(model).__name__}: {error}", remedy) from error
+        raise UsageError(
+            f"{method} cannot be attached to {type(model).__name__}: {first_line(str(error))}", remedy
+        ) from error
     _check_dimensions(adapted, asked, settings_at)
     _check_bias(adapted, settings_at)
     note = check_reach(adapted, weights, targets == "all-linear", three_dimensional)

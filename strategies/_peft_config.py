@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError, all_at_once, did_you_mean, unknown_name
+from harness.errors import UsageError, all_at_once, did_you_mean, first_line, unknown_name
 from strategies._lora_start import is_start, refuse_beside
 
 CONFIG_NAME = "adapter_config.json"
@@ -73,7 +73,9 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"strategy.config_file {file}: {error.strerror}", remedy) from error
     except ValueError as error:
-        raise UsageError(f"strategy.config_file {file}: not JSON: {error}", remedy) from error
+        raise UsageError(
+            f"strategy.config_file {file}: not JSON: {first_line(str(error))}", remedy
+        ) from error
     if not isinstance(content, dict) or "peft_type" not in content:
         raise UsageError(f"strategy.config_file {file}: has no peft_type", remedy)
     return content
@@ -153,6 +155,6 @@ def build(config: dict[str, Any]) -> Any:
         return get_peft_config({**config, "task_type": TASK_TYPE})
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"strategy.config: {config['peft_type']} refuses these settings: {error}",
+            f"strategy.config: {config['peft_type']} refuses these settings: {first_line(str(error))}",
             "Correct strategy.config.",
         ) from error

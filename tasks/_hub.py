@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from harness.errors import DataError, MissingDependencyError, UsageError
+from harness.errors import DataError, MissingDependencyError, UsageError, first_line
 from tasks._read import Row
 
 CONNECT_SECONDS = 5.0
@@ -95,7 +95,7 @@ def _cache_only(settings: Any) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(str(error)) or type(error).__name__
 
 
 def _unavailable(hub_id: str, config: str | None, cause: str) -> UsageError:

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UsageError, first_line
 from harness.files import (
     NotReadableError,
     open_regular,
@@ -148,7 +148,9 @@ def _check(checkpoint: Path) -> None:
         except FileNotFoundError as error:
             raise _DamagedError(f"{checkpoint.name}/{name} is missing") from error
         except (OSError, NotReadableError) as error:
-            raise _DamagedError(f"{checkpoint.name}/{name} cannot be read: {error}") from error
+            raise _DamagedError(
+                f"{checkpoint.name}/{name} cannot be read: {first_line(str(error))}"
+            ) from error
 
 
 def _progress(checkpoint: Path) -> Progress:
@@ -166,7 +168,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise _DamagedError(f"{name} is missing") from error
     except (OSError, NotReadableError) as error:
-        raise _DamagedError(f"{name} cannot be read: {error}") from error
+        raise _DamagedError(f"{name} cannot be read: {first_line(str(error))}") from error
     except ValueError as error:
         raise _DamagedError(f"{name} is broken or cut off") from error
     if not isinstance(content, dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from harness.errors import HarnessError, MissingDependencyError, UsageError
+from harness.errors import HarnessError, MissingDependencyError, UsageError, first_line
 
 CAUSES = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What transformers and the libraries below it raise for a model that cannot be loaded."""
@@ -31,7 +31,7 @@ def not_loaded(name: str, folder: Path, error: Exception) -> HarnessError:
             return told(name, folder, text)
     if isinstance(error, RuntimeError):
         raise error
-    first = text.strip().splitlines()[0] if text.strip() else repr(error)
+    first = first_line(text) or repr(error)
     if isinstance(error, ImportError):
         other = (
             "--set model.attention=sdpa"
@@ -113,7 +113,7 @@ def _not_json(name: str, folder: Path, text: str) -> HarnessError:
 
 
 def _damaged(name: str, folder: Path, text: str) -> HarnessError:
-    first = text.strip().splitlines()[0]
+    first = first_line(text)
     return UsageError(
         f"model {name}: a safetensors file in {folder} is damaged or cut off ({first})",
         "Download or copy it again.",
@@ -137,7 +137,7 @@ def _other_quantization(name: str, folder: Path, text: str) -> HarnessError:
 
 
 def _needs_device(name: str, folder: Path, text: str) -> HarnessError:
-    first = text.strip().splitlines()[0]
+    first = first_line(text)
     return UsageError(
         f"model {name}: this machine cannot compute with its quantised weights ({first})",
         "Give the checkpoint that is not quantised, or use another machine.",

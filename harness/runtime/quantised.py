@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from harness.errors import StoreError, UsageError
+from harness.errors import StoreError, UsageError, first_line
 from harness.files import sha256_of
 from harness.hashes import cache_root
 from harness.lock import locked
@@ -68,7 +68,9 @@ def load_quantised(
     try:
         model = _read_copy(read, target, options, notes)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        notes.append(f"the quantised copy {target} could not be read ({error}): quantised anew")
+        notes.append(
+            f"the quantised copy {target} could not be read ({first_line(str(error))}): quantised anew"
+        )
         model = None
     if model is not None:
         name_model(model, str(folder))

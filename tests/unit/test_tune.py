@@ -274,6 +274,14 @@ def test_show_tells_what_tuning_cost(cli, runs, capsys):  # noqa: F811
         read_tuning(runs.folder(run_id))
 
 
+def test_a_tuning_of_wrong_values_is_refused_in_one_line(tmp_path):
+    (tmp_path / "tuning.json").write_text('{"centre": "x", "chosen": "y", "trials": 7}')
+    with pytest.raises(StoreError) as caught:
+        read_tuning(tmp_path)
+    assert "\n" not in caught.value.message
+    assert "tuning.json cannot be read: centre: " in caught.value.message
+
+
 def test_the_store_of_runs_does_not_see_trials(cli, runs):  # noqa: F811
     cli("--tune", "2")
     records, problems = runs.records()

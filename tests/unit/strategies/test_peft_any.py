@@ -174,6 +174,30 @@ def test_what_peft_refuses_names_the_method_and_the_layers(mixed_loader: Any) ->
     assert "base_layer" not in str(caught.value)
 
 
+def test_what_peft_refuses_in_many_lines_is_told_in_one(
+    mixed_loader: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of the library may be of any length; all of it stays the error's cause."""
+    import peft
+
+    def refuses(*args: Any, **options: Any) -> None:
+        raise ValueError("\n".join(f"line {number}: {'why not ' * 60}" for number in range(30)))
+
+    attached = make(peft_type="VERA")
+    base = attached.load(mixed_loader)
+    monkeypatch.setattr(peft, "get_peft_model", refuses)
+    with pytest.raises(UsageError) as caught:
+        attached.adapt(base)
+    assert caught.value.message.startswith("VERA cannot be attached to LlamaForCausalLM: line 0: why not")
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 400
+    monkeypatch.setattr(peft, "get_peft_config", refuses)
+    with pytest.raises(UsageError) as caught:
+        make(peft_type="VERA")
+    assert "VERA refuses these settings: line 0: why not" in caught.value.message
+    assert "\n" not in caught.value.message
+
+
 def test_cache_prefixes_refuse_gradient_checkpointing(mixed_loader: Any) -> None:
     strategy = make(peft_type="PREFIX_TUNING", num_virtual_tokens=4)
     model = strategy.adapt(strategy.load(mixed_loader))
