@@ -151,7 +151,7 @@ def _reliability(cells: Sequence[Cell], extras: dict[str, Extras], series: dict[
         return None
     x, y = Scale(0, 1, LEFT, WIDTH - RIGHT), Scale(0, 1, HEIGHT - BOTTOM, TOP)
     parts = [
-        axes(x, y, "confidence (probability of the chosen answer)", "share that is right"),
+        axes(x, y, "confidence (probability of the likeliest answer)", "share that is right"),
         path([(x(0), y(0)), (x(1), y(1))], class_="diagonal"),
     ]
     for cell in shown:

@@ -27,7 +27,6 @@ from harness.store import Store
 MOST_STEPS_BYTES = 2**26
 DRAWN = 1e15
 """Steps and losses beyond it are no numbers of a run (NaN and infinities neither)."""
-Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 
@@ -69,10 +68,10 @@ def extras_of(
     )
     if outcomes is None:
         return Extras(curves, (), {})
-    if outcomes.confidence is None:
+    if outcomes.confidence is None or outcomes.sure_right is None:
         warn(f"a run lacks the likelihoods of its choices: no reliability diagram for {group.label}")
         return Extras(curves, (), _subgroups(outcomes))
-    bins = reliability(outcomes.confidence.ravel(), outcomes.correct.ravel())
+    bins = reliability(outcomes.confidence.ravel(), outcomes.sure_right.ravel())
     return Extras(curves, bins, _subgroups(outcomes))
 
 
@@ -127,8 +126,8 @@ def thinned(values: Sequence[tuple[float, float]], points: int) -> tuple[tuple[f
     return tuple((float(step), float(loss)) for step, loss in table)
 
 
-def reliability(confidence: Floats, correct: Flags) -> tuple[Bin, ...]:
-    """The bins of the calibration error, over the probability of the chosen answer."""
+def reliability(confidence: NDArray[np.float64], correct: Flags) -> tuple[Bin, ...]:
+    """The bins of the calibration error, over the probability of the likeliest answer."""
     place = calibration_bin(confidence)
     counts = np.bincount(place, minlength=ECE_BINS)
     sums = np.bincount(place, weights=confidence, minlength=ECE_BINS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,13 @@ from harness.boundary import reading
 from harness.errors import StoreError, UsageError
 from harness.files import read_bounded
 from harness.record import RunRecord
+from harness.report.confidence import SURE_COLUMNS, Sure, sure_of
 from harness.report.labels import labels
 from harness.report.rows import title_of
 from harness.stats.classification import macro_f1_contributions
 from harness.store import Store
 
+Kind = TypeVar("Kind", np.float32, np.float64, np.bool_)
 MOST_BYTES = 2**30
 """Of a file of predictions; a million items take a tenth of it."""
 MOST_ITEMS = 2**22
@@ -55,15 +57,17 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Outcomes:
     """correct: (S, n) bool, items in the order of `example_ids`; subgroups: n names. confidence: (S, n),
-    the probability of the chosen answer; None where it was not asked for or a run lacks it. clusters: n
-    names of what makes items dependent; empty where every item stands alone. f1: (S, n), the items'
+    the probability of the likeliest answer, as the calibration error takes it (choices of one text count
+    once), and sure_right: (S, n), whether that answer is right; None where they were not asked for or a run
+    lacks them. clusters: n names of what makes items dependent; empty where every item stands alone. f1: (S, n), the items'
     contributions to macro F1; None where a run does not say what it answered.
     """
 
     example_ids: tuple[str, ...]
     subgroups: tuple[str, ...]
     correct: NDArray[np.bool_]
-    confidence: NDArray[np.float32] | None = None
+    confidence: NDArray[np.float64] | None = None
+    sure_right: NDArray[np.bool_] | None = None
     clusters: tuple[str, ...] = ()
     f1: NDArray[np.float32] | None = None
 
@@ -126,7 +130,7 @@ class _Read:
 
     items: Items
     correct: NDArray[np.bool_]
-    confidence: NDArray[np.float32] | None
+    sure: Sure | None
     f1: NDArray[np.float32] | None
 
 
@@ -163,11 +167,13 @@ def load_outcomes(store: Store, group: Group, reader: Reader | None = None) -> O
         _check_fits(store, record, len(own.items.ids), float(own.correct.mean()))
     # A run made before clusters were stored names none: one that does speaks for all.
     clusters = next((own.items.clusters for own in tables if own.items.clusters), ())
+    sure = [own.sure for own in tables]
     return Outcomes(
         items.ids,
         items.subgroups,
         np.stack([own.correct for own in tables]),
-        _stacked([own.confidence for own in tables]),
+        _stacked([own and own.confidence for own in sure]),
+        _stacked([own and own.right for own in sure]),
         clusters,
         _stacked([own.f1 for own in tables]),
     )
@@ -184,7 +190,7 @@ def _check_fits(store: Store, record: RunRecord, n: int, accuracy: float) -> Non
         )
 
 
-def _stacked(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+def _stacked(parts: Sequence[NDArray[Kind] | None]) -> NDArray[Kind] | None:
     """(S, n) of (n,) each; None unless every run has it."""
     there = [part for part in parts if part is not None]
     return np.stack(there) if len(there) == len(parts) else None
@@ -246,14 +252,13 @@ def _read(path: Path, reader: Reader) -> _Read:
 
 
 def _read_whole(path: Path, reader: Reader) -> _Read:
-    wanted = ["logprobs"] if reader.confidences else []
+    wanted = SURE_COLUMNS if reader.confidences else ()
     table = _columns(path, ["example_id", "subgroup", "correct"], ["cluster", "gold", "predicted", *wanted])
     items = reader.items(path, table)
     if lacking := table["correct"].null_count:
         raise StoreError(f"{path} lacks the outcome of {lacking} items", "Run it again with --force.")
-    there = wanted and "logprobs" in table.column_names
-    confidence = _confidence(table["logprobs"].combine_chunks()) if there else None
-    return _Read(items, flags(path, table["correct"]), confidence, _f1(table))
+    correct = flags(path, table["correct"])
+    return _Read(items, correct, sure_of(table, correct) if wanted else None, _f1(table))
 
 
 def _f1(table: Any) -> NDArray[np.float32] | None:
@@ -273,30 +278,6 @@ def _f1(table: Any) -> NDArray[np.float32] | None:
     if min(own.min() for own in found) < 0 or max(own.max() for own in found) >= MOST_CLASSES:
         return None
     return macro_f1_contributions(*found).astype(np.float32)
-
-
-def _confidence(logprobs: Any) -> NDArray[np.float32] | None:
-    """(n,) the largest probability over each item's choices. `logprobs`: an arrow array of n lists of K
-    numbers; None where it is not, or one of them is empty, missing, NaN or infinite.
-    """
-    import pyarrow as pa
-
-    if not pa.types.is_list(logprobs.type) or logprobs.null_count:
-        return None
-    inner = logprobs.flatten()
-    if not pa.types.is_floating(inner.type) or inner.null_count:
-        return None
-    values = inner.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
-    if not np.isfinite(values).all():
-        return None
-    offsets = logprobs.offsets.to_numpy()
-    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
-    if not lengths.all():
-        return None
-    highest = np.maximum.reduceat(values, starts)
-    # The best choice has weight 1, so its probability is one over the sum of all weights.
-    weights = np.add.reduceat(np.exp(values - np.repeat(highest, lengths)), starts)
-    return (1 / weights).astype(np.float32)
 
 
 def flags(path: Path, column: Any) -> NDArray[np.bool_]:

@@ -240,6 +240,9 @@ def write_predictions(predictions: Sequence[Prediction], folder: Path, asked: Se
         "subgroup": pa.array([p.subgroup for p in predictions], pa.string()),
         "cluster": pa.array([p.cluster for p in predictions], pa.string()),
     }
+    if any(p.merged for p in predictions):
+        columns["same_as"] = pa.array([list(p.same_as) for p in predictions], pa.list_(pa.int32()))
+        columns["merged"] = pa.array([list(p.merged) for p in predictions], pa.list_(pa.float64()))
     if asked is not None:
         columns["prompt"] = pa.array([a.prompt for a in asked], pa.string())
         columns["choices"] = pa.array([list(a.choices) for a in asked], pa.list_(pa.string()))

@@ -77,8 +77,7 @@ def brier(probabilities: list[Floats], gold: Ints) -> Floats:
 
 def expected_calibration_error(probabilities: list[Floats], gold: Ints, bins: int = ECE_BINS) -> float:
     """ECE over equal-width bins of the top probability (Guo et al. 2017, arXiv 1706.04599)."""
-    confidence = np.array([p.max() for p in probabilities])
-    correct = np.array([int(p.argmax()) == g for p, g in zip(probabilities, gold, strict=True)])
+    confidence, correct = surest(probabilities, gold)
     place = calibration_bin(confidence, bins)
     error = 0.0
     for b in range(bins):
@@ -86,6 +85,12 @@ def expected_calibration_error(probabilities: list[Floats], gold: Ints, bins: in
         if own.any():
             error += own.mean() * abs(correct[own].mean() - confidence[own].mean())
     return float(error)
+
+
+def surest(probabilities: list[Floats], gold: Ints) -> tuple[Floats, NDArray[np.bool_]]:
+    """The highest probability of each item's choices, and whether that choice is the gold one, (n,) each."""
+    confidence = np.array([p.max() for p in probabilities])
+    return confidence, np.array([int(p.argmax()) == g for p, g in zip(probabilities, gold, strict=True)])
 
 
 def calibration_bin(confidence: NDArray[np.floating], bins: int = ECE_BINS) -> Ints:

@@ -90,7 +90,10 @@ def _json(shown: str) -> list[list[str]]:
             )
             for cell in row["cells"]
         ]
-        means = [_figure(mean["value"], mean["low"], mean["high"]) for mean in row["averages"]]
+        means = [
+            _figure(mean["value"], mean["low"], mean["high"], (verdict or {}).get("kind", ""))
+            for mean, verdict in zip(row["averages"], row["verdicts"], strict=True)
+        ]
         rows.append([row["label"], str(len(row["cells"][0]["seeds"])), *cells, *means])
     return rows
 
