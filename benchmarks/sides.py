@@ -19,6 +19,9 @@ def figures(words: list[str], *, ours: bool) -> dict[str, Any]:
     gives to its processes, a peer in the user's. Ends with the script's own words where it fails.
     """
     environment = os.environ | (LaunchOptions().child_environment() if ours else {})
+    # A process of `run` does not look for modules beside its script; these scripts import their neighbours.
+    path = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(f"{' '.join(words)}: {done.stderr[-3000:]}")

@@ -172,8 +172,8 @@ def load_outcomes(store: Store, group: Group, reader: Reader | None = None) -> O
         items.ids,
         items.subgroups,
         np.stack([own.correct for own in tables]),
-        _stacked([own and own.confidence for own in sure]),
-        _stacked([own and own.right for own in sure]),
+        _stacked([None if own is None else own.confidence for own in sure]),
+        _stacked([None if own is None else own.right for own in sure]),
         clusters,
         _stacked([own.f1 for own in tables]),
     )

@@ -165,7 +165,7 @@ def combine(
 
     run_degrees: degrees of freedom of `seeds`, 0 where there are no runs to go by.
 
-    Two departures from Hillis, both measured in docs/statistics.md. What items add beyond flips may come
+    Two departures from Hillis. What items add beyond flips may come
     out below 0 by chance and is left so: cut at 0, as he does, the sum is too large where two strategies
     differ by chance alone. And his degrees, Satterthwaite's, are liberal with a few seeds, since a runs'
     variance that is small by chance also gets many degrees; the runs' own, Obuchowski & Rockette's, are

@@ -28,7 +28,7 @@ def coverage(of_items: float, of_a: float, seeds: int) -> float:
     ("seeds", "low", "high"), [(3, 0.932, 0.957), (4, 0.94, 0.956), (5, 0.944, 0.955), (10, 0.948, 0.954)]
 )
 def test_coverage_whichever_strategy_varies(seeds: int, low: float, high: float) -> None:
-    """The figures of docs/statistics.md; with A's and B's seeds pooled it was 89% for three seeds."""
+    """As benchmarks/stats_coverage.py makes them for docs/statistics.md, on a coarser grid."""
     found = [coverage(w, a, seeds) for w in (0.0, 0.1, 0.3, 0.6, 0.9) for a in (0.5, 0.8, 0.95, 0.98)]
     assert low <= min(found)
     assert max(found) <= high
