@@ -28,7 +28,7 @@ from harness.runtime.gguf import dequantised, package_weights
 from harness.runtime.hub import cached_snapshot, download_snapshot
 from harness.runtime.model_checks import refuse_acausal, refuse_adapter, refuse_incomplete
 from harness.runtime.not_loaded import CAUSES, not_loaded
-from harness.runtime.quantised import can_be_kept, keep_short_rows, load_quantised, name_model
+from harness.runtime.quantised import can_be_kept, compute_as_asked, load_quantised, name_model
 from harness.runtime.stored_quantised import (
     compute_in,
     described,
@@ -168,7 +168,7 @@ class Base:
         if (note := keep_text_path(model)) is not None:
             self.notes.append(note)
         refuse_acausal(self.spec.name, model)
-        keep_short_rows(model)
+        compute_as_asked(model)
         self._name(model)
         return model
 

@@ -118,14 +118,17 @@ def _read_copy(read: Read, target: Path, options: Options, notes: list[str]) -> 
     return model
 
 
-def keep_short_rows(model: PreTrainedModel) -> None:
-    """Let layers whose rows end inside a block of the quantisation be computed in the usual way.
+def compute_as_asked(model: PreTrainedModel) -> None:
+    """Let 4-bit layers be computed in the usual way where packed weights would give something else.
 
-    On CPUs with bfloat16 products bitsandbytes (0.50) packs 4-bit weights anew, by whole blocks a row.
+    On CPUs with bfloat16 products bitsandbytes (0.50) packs 4-bit weights anew for forward passes without
+    gradients: by whole blocks a row, and for products in bfloat16, whatever the layer's own dtype is.
     """
     for module in model.modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
-        if state is not None and state.shape[-1] % state.blocksize:
+        if state is None:
+            continue
+        if state.shape[-1] % state.blocksize or getattr(module, "compute_dtype", None) != torch.bfloat16:
             module.support_avx512bf16_for_cpu = False
 
 

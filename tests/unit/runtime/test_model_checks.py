@@ -153,6 +153,19 @@ def test_rows_shorter_than_a_block_are_computed(tmp_path: Path) -> None:
         assert torch.isfinite(model.eval()(input_ids=torch.arange(3, 9)[None]).logits).all()
 
 
+def test_four_bit_layers_compute_in_float32_where_it_is_asked_for(tmp_path: Path) -> None:
+    """With gradients and without: bitsandbytes' packed weights are multiplied in bfloat16."""
+    pytest.importorskip("bitsandbytes")
+    config = hf.LlamaConfig(**{**IDS, **SIZE, "hidden_size": 64, "intermediate_size": 128})
+    folder = made(hf.LlamaForCausalLM, config, tmp_path / "m")
+    model: Any = QLora(compute_dtype="float32").load(base_of(folder)).eval()
+    embedded = model.get_input_embeddings()(torch.arange(3, 35)[None]).detach()
+    with_gradients = model(inputs_embeds=embedded.clone().requires_grad_()).logits.detach()
+    with torch.no_grad():
+        without = model(inputs_embeds=embedded).logits
+    assert (with_gradients - without).abs().max() < 1e-5
+
+
 def test_qlora_is_what_it_says_or_is_refused(folder: Path) -> None:
     fp4 = four_bit(folder, "fp4", False)
     with pytest.raises(UsageError, match=r"bitsandbytes 4-bit FP4.*another way") as caught:
