@@ -67,7 +67,7 @@ def test_the_gpu_table_of_scoring_works_on_a_tiny_shape(tiny_model_dir: Path) ->
 def test_scoring_has_the_choices_of_hflm(tiny_model_dir: Path) -> None:
     found = rows_of(
         "scoring.py", "--model", str(tiny_model_dir), "--items", "5", "--dtype", "float32", "--peer-batch", "2",
-        "--rows", "medqa-letter-5shot,medqa-cloze",
+        "--rows", "medqa-letter,medqa-cloze",  # five examples do not fit, and are left out otherwise by the peer
     )  # fmt: skip
     assert [row["items"] for row in found] == [5, 5]
     for row in found:
