@@ -2,8 +2,8 @@
 PYTHON ?= python3
 # What the benchmarks read: sample, or a folder of real data.
 DATA ?= sample
-# The demo's job, small enough for 6 minutes on two cores of a CPU without bfloat16 instructions: one epoch
-# in place of two, in small steps at a rate for so few of them. DEMO= gives the whole job.
+# The demo's job, small enough for 6 minutes on two cores of a CPU without bfloat16 instructions: nearly
+# one epoch in place of two, in small steps at a rate for so few of them. DEMO= gives the whole job.
 DEMO ?= --set train.max_steps=84 --set train.batch_size=8 --set train.learning_rate=2e-3
 BIN := .venv/bin
 READY := .venv/.ready
