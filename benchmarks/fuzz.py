@@ -36,7 +36,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from fuzz_kinds import Bench, Kind  # noqa: E402
 
 from harness.errors import HarnessError  # noqa: E402
-from harness.terminal import OBEYED, safe_output  # noqa: E402
+from harness.io.terminal import OBEYED, safe_output  # noqa: E402
 
 CODES = (0, 1, 2, 3, 4, 130)
 LONGEST_SECONDS = 5

@@ -27,24 +27,24 @@ from fuzz_inputs import (
 from pydantic import Field
 from report_scale import write_runs
 
-from harness.checking.saved import _digest as digest_of
-from harness.checking.saved import save
-from harness.checking.sides import from_store
+from harness.ask.study import parse_grid
 from harness.cli import main
 from harness.contracts import DataSource, Strategy
-from harness.escape import github_line, github_message, github_property, markdown, plain, xml
-from harness.hashes import _recall as recall
+from harness.evidence.outcomes import groups
+from harness.evidence.rows import row_of
+from harness.evidence.saved import _digest as digest_of
+from harness.evidence.saved import save
+from harness.evidence.sides import from_store
+from harness.io.escape import github_line, github_message, github_property, markdown, plain, xml
+from harness.io.hashes import _recall as recall
+from harness.io.lock import locked
+from harness.io.terminal import OBEYED, harmless
 from harness.launch.process import Follower
 from harness.launch.progress import PlainDisplay
-from harness.lock import locked
+from harness.plan.trials import read_tuning
 from harness.registry import load_registry
-from harness.report.clean import csv_cell, latex
-from harness.report.outcomes import groups
-from harness.report.rows import row_of
-from harness.store import Store
-from harness.study import parse_grid
-from harness.terminal import OBEYED, harmless
-from harness.tune import read_tuning
+from harness.render.clean import csv_cell, latex
+from harness.store.runs import Store
 
 Random = random.Random
 COMMANDS = (

@@ -29,11 +29,14 @@ import pyarrow.parquet as pq
 import torch
 
 import harness.launch.grid as grid
-from harness import cli, leftovers, tie
+from harness import cli
+from harness.io import tie
 from harness.launch.warm import WarmRun
-from harness.runtime import callbacks, checkpoints, execute
+from harness.runtime import execute
 from harness.runtime import run as run_module
 from harness.runtime.device import WARM
+from harness.runtime.training import callbacks, checkpoints
+from harness.store import leftovers
 
 STEPS = 7
 STOPPED = "stopped"

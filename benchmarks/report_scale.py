@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from harness.record import Cost, DataInfo, Environment, ModelInfo, RunRecord, Score
 from harness.spec import ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 from harness.stats.intervals import wilson
-from harness.store import Store
+from harness.store.runs import Store
 
 STRATEGIES = {
     "zero-shot": (0.40, 0.0), "full": (0.55, 1.0), "lora": (0.54, 0.01), "qlora": (0.53, 0.01), "ia3": (0.46, 1e-4),

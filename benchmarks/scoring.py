@@ -57,10 +57,10 @@ def side(asked: argparse.Namespace) -> None:
 
     from harness.contracts import DataSource
     from harness.registry import load_registry
-    from harness.runtime.context import context_length
-    from harness.runtime.evaluate import predict, worked_examples
-    from harness.runtime.models import Base, load_tokenizer, locate
-    from harness.runtime.scorer import Scorer
+    from harness.runtime.evaluators.choice import predict, worked_examples
+    from harness.runtime.models.context import context_length
+    from harness.runtime.models.loading import Base, load_tokenizer, locate
+    from harness.runtime.scoring.scorer import Scorer
     from harness.spec import ModelSpec
 
     row = ROWS[asked.rows]
@@ -144,8 +144,8 @@ class Counted:
     """Counts the tokens and model FLOPs that a scorer computes, padding left out."""
 
     def __init__(self, scorer: Any) -> None:
-        from harness.runtime.counting import logical_size
-        from harness.runtime.positions import base_model
+        from harness.runtime.models.counting import logical_size
+        from harness.runtime.models.positions import base_model
 
         own = scorer.likelihood._passes
         base = base_model(own.model)

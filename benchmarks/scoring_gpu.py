@@ -22,8 +22,8 @@ from lm_eval.models.huggingface import HFLM
 from training_gpu import SHAPES, matmul_flops_per_second
 from transformers import LlamaConfig
 
-from harness.runtime.models import Base, load_tokenizer, locate
-from harness.runtime.scorer import Scorer
+from harness.runtime.models.loading import Base, load_tokenizer, locate
+from harness.runtime.scoring.scorer import Scorer
 from harness.spec import ModelSpec
 
 GOAL = 0.55

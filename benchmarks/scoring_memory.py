@@ -24,10 +24,10 @@ def side(items: int) -> None:
 
     from harness.contracts import DataSource
     from harness.registry import load_registry
-    from harness.runtime.evaluate import predict
+    from harness.runtime.evaluators.choice import predict
     from harness.runtime.meter import host_memory_bytes, host_peak_bytes
-    from harness.runtime.models import load_tokenizer, locate
-    from harness.runtime.scorer import Scorer
+    from harness.runtime.models.loading import load_tokenizer, locate
+    from harness.runtime.scoring.scorer import Scorer
     from harness.spec import ModelSpec
 
     spec = ModelSpec()

@@ -6,7 +6,7 @@
 A model of Llama-2-7B's shape with random weights in bfloat16, on examples with one answer token: of
 equal length; or of a quarter of it to all of it, in padded rows with sdpa, and packed into rows without
 padding with flex_attention. Padding does not count as tokens. Model FLOPs are counted as
-harness/runtime/flops.py does (attention scores and recomputation left out); what is used is their
+harness/runtime/training/flops.py does (attention scores and recomputation left out); what is used is their
 share of the fastest bfloat16 matmul measured here. Goals on an H200-class card, for examples of equal
 length: lora 45%, qlora 35%. Without a GPU only `--shape tiny` can be asked for, where packed rows take
 sdpa too: it shows that this script works, and its figures mean nothing.
@@ -29,9 +29,9 @@ from training_sides import Setup, order_of, ours
 from transformers import LlamaConfig
 
 from harness.registry import load_registry
-from harness.runtime.data import Row
-from harness.runtime.flops import train_flops
-from harness.runtime.models import locate
+from harness.runtime.models.loading import locate
+from harness.runtime.training.batches import Row
+from harness.runtime.training.flops import train_flops
 from harness.spec import ModelSpec
 
 WARMUP = 2

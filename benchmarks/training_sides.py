@@ -23,14 +23,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from harness.contracts import DataSource, Scoring, Strategy
 from harness.registry import load_registry
-from harness.runtime.arguments import Plan
-from harness.runtime.callbacks import RunCallback
-from harness.runtime.data import Row, encode_all, shuffled
-from harness.runtime.deepspeed import ensure_process_group_environment
+from harness.runtime.engines.deepspeed import ensure_process_group_environment
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter, host_memory_bytes, host_peak_bytes
-from harness.runtime.models import Base, Located, load_tokenizer, locate, torch_dtype
-from harness.runtime.train import train_model
+from harness.runtime.models.loading import Base, Located, load_tokenizer, locate, torch_dtype
+from harness.runtime.training.arguments import Plan
+from harness.runtime.training.batches import Row, encode_all, shuffled
+from harness.runtime.training.callbacks import RunCallback
+from harness.runtime.training.trainer import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 
 SEED = 0

@@ -2,7 +2,7 @@
 
 import sys
 
-from harness.search_path import drop_current_folder
+from harness.plugins.search_path import drop_current_folder
 
 if __name__ == "__main__":
     drop_current_folder()

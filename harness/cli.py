@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness import __version__
-from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UsageError, did_you_mean
-from harness.options import (
+from harness.ask.options import (
     MOST_ITEMS,
     MOST_PARALLEL,
     MOST_PROCESSES,
@@ -23,8 +22,9 @@ from harness.options import (
     positive_seconds,
     whole_number,
 )
-from harness.report.options import add_report
-from harness.terminal import safe_output
+from harness.ask.report_options import add_report
+from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UsageError, did_you_mean
+from harness.io.terminal import safe_output
 
 # What a shell reports for a program whose reader went away (128 + SIGPIPE): `| head` is no failed run.
 EXIT_BROKEN_PIPE = 141

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.paths import typed_path
+from harness.io.paths import typed_path
 
 if TYPE_CHECKING:
     import torch

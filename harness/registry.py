@@ -15,9 +15,9 @@ from typing import Any
 
 from harness.contracts import Strategy, Task
 from harness.errors import UsageError, unknown_name
-from harness.plugin_contract import contract_problems
-from harness.plugins import guarded, import_file, installed, read_plugin
-from harness.search_path import ROOT
+from harness.plugins.contract import contract_problems
+from harness.plugins.loading import guarded, import_file, installed, read_plugin
+from harness.plugins.search_path import ROOT
 from harness.spec import PluginSpec, RunSpec
 
 BUILT_IN = ("strategies", "tasks")

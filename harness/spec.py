@@ -43,7 +43,7 @@ class ModelSpec(Frozen):
 
 
 class AskedModel(ModelSpec):
-    """What may be asked of the model. harness.precision says what `auto` means before there is a spec."""
+    """What may be asked of the model. harness.ask.precision says what `auto` means before there is a spec."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(  # type: ignore[assignment]
         AUTO,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError, did_you_mean
-from harness.files import NotReadableError, read_bounded
-from harness.jsons import BoundsError, loads_bounded
+from harness.io.files import NotReadableError, read_bounded
+from harness.io.json_files import BoundsError, loads_bounded
 from tasks._text import decode
 
 MOST_BYTES = 2**30

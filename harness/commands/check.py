@@ -8,16 +8,16 @@ import os
 import sys
 from pathlib import Path
 
-from harness.check import CheckResult, Finder
-from harness.check import check as run_check
-from harness.checking.formats import as_github, as_json, as_junit, as_summary, blocks_of
-from harness.checking.gates import Limits
-from harness.checking.saved import save
-from harness.document import print_text
+from harness.ask.options import filters_of
 from harness.errors import EXIT_OK, UsageError
-from harness.escape import plain
-from harness.files import store_error
-from harness.options import filters_of
+from harness.evidence.check import CheckResult, Finder
+from harness.evidence.check import check as run_check
+from harness.evidence.gates import Limits
+from harness.evidence.saved import save
+from harness.io.escape import plain
+from harness.io.files import store_error
+from harness.render.document import print_text
+from harness.report.check_formats import as_github, as_json, as_junit, as_summary, blocks_of
 
 
 def check(args: argparse.Namespace) -> int:

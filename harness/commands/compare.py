@@ -9,17 +9,17 @@ import sys
 from itertools import combinations
 from typing import Any
 
-from harness.compare import Comparison, Subgroup, compare_pairs
-from harness.costs import CostRow
-from harness.document import Block, Bullets, Heading, Paragraph, Table, as_markdown, print_text
+from harness.ask.options import filters_of
 from harness.errors import EXIT_OK, UsageError
-from harness.options import filters_of
-from harness.report.rows import title_of
-from harness.report.text import MISSING
-from harness.selection import Selector, pairs
+from harness.evidence.compare import Comparison, Subgroup, compare_pairs
+from harness.evidence.cost_rows import CostRow
+from harness.evidence.rows import title_of
+from harness.evidence.selection import Selector, pairs
+from harness.render.document import Block, Bullets, Heading, Paragraph, Table, as_markdown, print_text
+from harness.render.tables import MISSING
 from harness.stats.mcnemar import Interval
 from harness.stats.verdict import Verdict
-from harness.store import Store
+from harness.store.runs import Store
 
 MOST_VALUES = 12
 

@@ -9,7 +9,7 @@ import os
 import signal
 from pathlib import Path
 
-from harness.tie import PARENT, end_with_parent, take_tie
+from harness.io.tie import PARENT, end_with_parent, take_tie
 
 
 def execute(folder: Path, processes: int) -> int:

@@ -11,7 +11,7 @@ from harness.errors import EXIT_OK
 
 def lm_eval(words: Sequence[str]) -> int:
     """Hand `words` to lm-eval. Results and errors are as lm-eval prints them."""
-    importlib.import_module("harness.runtime.lm_eval_model")
+    importlib.import_module("harness.runtime.scoring.lm_eval_model")
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["lm-eval", *words]  # the only place where lm-eval looks

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.axes import split_list
-from harness.commands.repeat import repeat_command
+from harness.ask.axes import split_list
+from harness.ask.repeat import repeat_command
 from harness.errors import EXIT_OK, StoreError, UsageError
-from harness.files import write_text_atomic
+from harness.io.files import write_text_atomic
 from harness.record import RunRecord
 from harness.registry import Registry, load_registry
 from harness.report.build import build_report
 from harness.report.model import Report
 from harness.report.table import Options
-from harness.store import Store
+from harness.store.runs import Store
 
 SUFFIXES = {
     ".txt": "text", ".md": "markdown", ".html": "html", ".htm": "html", ".csv": "csv", ".tex": "latex", ".json": "json",

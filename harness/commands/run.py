@@ -7,25 +7,25 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from harness.commands.gridplan import Item, make_items, print_plan
-from harness.commands.preflight import ValidationSizes, check_data, check_packages
-from harness.commands.reuse import in_another_precision, reusable, usable, without_texts
-from harness.commands.tuning import Tuner, told
+from harness.ask.study import parse_grid
+from harness.ask.study_file import Study, read_study
 from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from harness.io.terminal import make_console
 from harness.launch.board import make_board
 from harness.launch.devices import Place, places
 from harness.launch.grid import After, Outcomes, run_all
 from harness.launch.local import LaunchOptions
-from harness.leftovers import tidy
+from harness.plan.grid import Item, make_items, print_plan
+from harness.plan.preflight import ValidationSizes, check_data, check_packages
+from harness.plan.reuse import in_another_precision, reusable, usable, without_texts
+from harness.plan.trials import store_failure, store_tuning
+from harness.plan.tuning import Tuner, told
 from harness.record import RunRecord
 from harness.registry import Registry, load_registry
-from harness.report.text import print_runs, print_table
+from harness.render.tables import print_runs, print_table
 from harness.spec import RunSpec
-from harness.store import Store, differences
-from harness.study import parse_grid
-from harness.study_file import Study, read_study
-from harness.terminal import make_console
-from harness.tune import store_failure, store_tuning
+from harness.store.leftovers import tidy
+from harness.store.runs import Store, differences
 
 Say = Callable[[str], None]
 

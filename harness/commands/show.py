@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import inputs
-from harness.cards import find_card
-from harness.commands.repeat import repeat_command
-from harness.commands.tuning import print_tuning
+from harness.ask.model_names import find_card
+from harness.ask.repeat import repeat_command
 from harness.errors import EXIT_OK, UsageError, did_you_mean, first_line
+from harness.evidence.rows import title_of
+from harness.io.terminal import make_console
 from harness.launch.progress import duration
+from harness.plan.tuning import print_tuning
 from harness.record import RunRecord, Score
 from harness.registry import known_strategy
-from harness.report.rows import title_of
-from harness.report.text import GIB, MIB, MISSING, interval, number, print_table, small_percent
+from harness.render.tables import GIB, MIB, MISSING, interval, number, print_table, small_percent
 from harness.spec import RunSpec
-from harness.store import Store, last_checkpoint
-from harness.terminal import make_console
+from harness.store import inputs
+from harness.store.runs import Store, last_checkpoint
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from harness.errors import HarnessError, first_line
+from harness.io.terminal import make_console
 from harness.launch.process import Event
 from harness.launch.progress import Display, PlainDisplay, duration, is_figure, make_display, position
 from harness.record import RunRecord
 from harness.spec import RunSpec
-from harness.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.table import Table

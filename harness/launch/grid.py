@@ -18,7 +18,7 @@ from harness.launch.process import POLL_SECONDS, StopRequests
 from harness.launch.warm import WarmProcess
 from harness.record import RunRecord
 from harness.spec import RunSpec
-from harness.store import Store
+from harness.store.runs import Store
 
 After = Callable[[RunRecord], None]
 

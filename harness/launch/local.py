@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import EXIT_MISSING, HarnessError, MissingDependencyError, UsageError
-from harness.files import store_error, write_json_atomic
+from harness.io.files import store_error, write_json_atomic
+from harness.io.lock import write_holders
 from harness.launch.outcome import failure_of, log_tail, oom_kills, record_of, timeout_failure, worker_killed
 from harness.launch.process import Child, Ending, Event, Follower, OnEvent, StopRequests, start, watch
 from harness.launch.warm import WarmProcess
-from harness.leftovers import PREVIOUS, delete_checkpoints, last_checkpoint, tidy
-from harness.lock import write_holders
+from harness.plugins.search_path import child_variables
 from harness.record import RunRecord
-from harness.search_path import child_variables
 from harness.spec import RunSpec
-from harness.store import Store
+from harness.store.leftovers import PREVIOUS, delete_checkpoints, last_checkpoint, tidy
+from harness.store.runs import Store
 
 RECORD = "record.json"
 # The folder of replaced results goes when it is empty: not while another run is about to move into it.

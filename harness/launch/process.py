@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal, Protocol
 
-from harness.files import store_error
-from harness.tie import kill_tree, launcher_pipe, tied
+from harness.io.files import store_error
+from harness.io.tie import kill_tree, launcher_pipe, tied
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO, TypeGuard
 
+from harness.io.terminal import make_console
 from harness.launch.process import Event
-from harness.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from harness.channel import Channel
-from harness.files import store_error
-from harness.tie import kill_tree, launcher_pipe, tied
+from harness.io.channel import Channel
+from harness.io.files import store_error
+from harness.io.tie import kill_tree, launcher_pipe, tied
 
 WAIT_SECONDS = 0.02
 END_SECONDS = 5.0

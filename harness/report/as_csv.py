@@ -11,8 +11,8 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from harness.render.clean import csv_cell
 from harness.report.blocks import rows_with_cells
-from harness.report.clean import csv_cell
 from harness.report.model import Cell, Column, Costs, Report, Row, Table
 
 if TYPE_CHECKING:

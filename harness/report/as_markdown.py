@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.escape import markdown, plain
+from harness.io.escape import markdown, plain
 from harness.report.as_text import heading
 from harness.report.blocks import Block, Shown, parts
 from harness.report.model import Report

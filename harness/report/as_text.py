@@ -9,9 +9,9 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.escape import plain
+from harness.io.escape import plain
+from harness.render.columns import stacked
 from harness.report.blocks import Block, Head, Shown, parts
-from harness.report.fitting import stacked
 from harness.report.model import Report
 
 FILE_WIDTH = 140

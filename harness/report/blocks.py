@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from harness.render.tables import MISSING, number, percent
 from harness.report.model import Cell, Column, Figure, Report, Row, Table
-from harness.report.text import MISSING, number, percent
 
 if TYPE_CHECKING:
     from harness.stats.verdict import Verdict

@@ -7,15 +7,15 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from harness import __version__
-from harness.boundary import is_there
 from harness.errors import UsageError, unknown_name
+from harness.evidence.outcomes import Group, Reader
 from harness.record import RunRecord
+from harness.report.layout import sort_records
 from harness.report.model import Report, Table
-from harness.report.outcomes import Group, Reader
 from harness.report.published import published_for
-from harness.report.sort import sort_records
 from harness.report.table import Builder, Options
-from harness.store import Store
+from harness.store.boundary import is_there
+from harness.store.runs import Store
 
 
 def build_report(

@@ -8,10 +8,10 @@ from statistics import fmean, stdev
 
 import numpy as np
 
+from harness.evidence.costs import costs_of
+from harness.evidence.outcomes import Group, Outcomes, clusters_of
 from harness.record import RunRecord
-from harness.report.costs import costs_of
 from harness.report.model import Cell, Figure
-from harness.report.outcomes import Group, Outcomes, clusters_of
 from harness.stats import crossed
 from harness.stats.accuracy import accuracy, effective_wilson
 

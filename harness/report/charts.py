@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.report.blocks import figure
-from harness.report.extras import Extras
-from harness.report.model import Cell, Figure
-from harness.report.svg import (
+from harness.render.svg import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -27,7 +24,10 @@ from harness.report.svg import (
     shortened,
     spanning,
 )
-from harness.report.text import percent
+from harness.render.tables import percent
+from harness.report.blocks import figure
+from harness.report.chart_data import Extras
+from harness.report.model import Cell, Figure
 
 MOST_SUBGROUPS = 12
 NAME_ROOM = 200

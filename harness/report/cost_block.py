@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from harness.render.tables import GIB, MIB, number, small_percent
 from harness.report.blocks import Block, Head, Shown, slim
 from harness.report.model import Table
-from harness.report.text import GIB, MIB, number, small_percent
 
 COSTS = (
     ("trained %", "trainable_fraction", small_percent),

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from harness.report.outcomes import Group, Outcomes
+    from harness.evidence.outcomes import Group, Outcomes
     from harness.stats.verdict import Verdict
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from harness import inputs
 from harness.record import RunRecord
 from harness.report.model import Cell, Table
+from harness.store import inputs
 
 if TYPE_CHECKING:
-    from harness.report.outcomes import Group
+    from harness.evidence.outcomes import Group
     from harness.report.table import Options
 
 MOST_NAMED = 12

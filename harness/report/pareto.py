@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.report.blocks import figure
-from harness.report.model import Cell, Costs
-from harness.report.svg import (
+from harness.render.svg import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -26,7 +24,9 @@ from harness.report.svg import (
     shortened,
     spanning,
 )
-from harness.report.text import GIB, MIB
+from harness.render.tables import GIB, MIB
+from harness.report.blocks import figure
+from harness.report.model import Cell, Costs
 
 BAND = 74
 """Room at the left for strategies that cost nothing of this kind: a logarithm has no place for 0."""

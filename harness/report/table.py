@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.errors import HarnessError
+from harness.evidence.audit import Difference, audit, within
+from harness.evidence.costs import per_point, ratios
+from harness.evidence.outcomes import Group, Outcomes, Reader, load_outcomes
+from harness.evidence.tuned import tuning_differences, tuning_of
 from harness.record import RunRecord
 from harness.report import notes
-from harness.report.audit import Difference, audit, within
 from harness.report.cells import average, cell_of
-from harness.report.costs import per_point, ratios
+from harness.report.layout import ColumnKey, Members, TableKey
 from harness.report.med42 import averages
 from harness.report.model import AuditLine, Average, Cell, Column, Failure, Row, Table, Tuning
 from harness.report.model import where as name_of
-from harness.report.outcomes import Group, Outcomes, Reader, load_outcomes
-from harness.report.sort import ColumnKey, Members, TableKey
-from harness.report.tuned import tuning_differences, tuning_of
 from harness.report.verdicts import Asked, Decided, Mean, Place, decide
 from harness.stats.verdict import Verdict
-from harness.store import Store
+from harness.store.runs import Store
 
 DEFAULT_REFERENCES = ("full", "lora")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from harness.errors import HarnessError
+from harness.evidence.outcomes import Group, Outcomes, aligned, clusters_of
+from harness.evidence.pairing import is_fixed, paired
+from harness.report.layout import ColumnKey, Members
 from harness.report.model import Average, Cell, Figure, Pair
 from harness.report.model import where as name_of
-from harness.report.outcomes import Group, Outcomes, aligned, clusters_of
-from harness.report.pairing import is_fixed, paired
-from harness.report.sort import ColumnKey, Members
 from harness.stats.averages import average
 from harness.stats.paired import Paired, difference_of_scores
 from harness.stats.verdict import Verdict, verdicts

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import UsageError
-from harness.files import NotReadableError, read_bounded, sha256_of
-from harness.hashes import cache_root, remembered_sha256
+from harness.io.files import NotReadableError, read_bounded, sha256_of
+from harness.io.hashes import cache_root, remembered_sha256
 
 UNUSED_DAYS = 30
 SUMS = "SHA256SUMS"

@@ -20,7 +20,6 @@ from harness.errors import (
     MissingDependencyError,
     UsageError,
 )
-from harness.leftovers import tidy
 from harness.record import Environment, Failure, RunRecord
 from harness.runtime.device import environment, process_age_seconds, rank, run_device
 from harness.runtime.events import Events
@@ -28,7 +27,8 @@ from harness.runtime.failures import failure_of, interruption
 from harness.runtime.meter import Meter
 from harness.runtime.run import Run
 from harness.spec import RunSpec
-from harness.store import write_json_atomic
+from harness.store.leftovers import tidy
+from harness.store.runs import write_json_atomic
 
 _FAILURES = "failure-*.json"
 """One a process but the first, which writes the record."""

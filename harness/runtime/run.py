@@ -17,32 +17,20 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import TRAINED_ON, DataSource, Example, Splits, Strategy, Task
 from harness.errors import DataError, UsageError
-from harness.files import sync_folder
-from harness.inputs import scoring_sentences, training_sentences
+from harness.io.files import sync_folder
 from harness.items import check_choices, data_fingerprint, scored_items
-from harness.leftovers import CHECKPOINTS, last_checkpoint
 from harness.provenance import is_installed
 from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
 from harness.registry import load_registry
-from harness.runtime.adapted import adapted
-from harness.runtime.context import context_length
-from harness.runtime.counting import count_parameters
-from harness.runtime.data import (
-    Row,
-    RowError,
-    refuse_outside,
-    set_seed,
-    shuffled,
-    split_fold,
-    text_pairs,
-)
-from harness.runtime.deepspeed import prepare, whole_model
 from harness.runtime.device import rank, world_size
-from harness.runtime.evaluate import predict, worked_examples, write_predictions
+from harness.runtime.engines.deepspeed import prepare, whole_model
+from harness.runtime.evaluators.choice import predict, worked_examples, write_predictions
 from harness.runtime.events import Events
-from harness.runtime.flops import train_flops
 from harness.runtime.meter import Meter, memory_now
-from harness.runtime.models import (
+from harness.runtime.models.adapted import adapted
+from harness.runtime.models.context import context_length
+from harness.runtime.models.counting import count_parameters
+from harness.runtime.models.loading import (
     Base,
     autocast,
     copy_tokenizer,
@@ -52,21 +40,33 @@ from harness.runtime.models import (
     one_dtype,
     torch_dtype,
 )
-from harness.runtime.positions import vocabulary_size
-from harness.runtime.precision import slow_products
-from harness.runtime.scorer import Progress, Scorer
-from harness.runtime.scores import all_scores
-from harness.runtime.shown import scored_inputs, trained_inputs
-from harness.runtime.text_path import as_text_model
-from harness.runtime.token_cache import TokenCache
-from harness.runtime.work import Work
+from harness.runtime.models.positions import vocabulary_size
+from harness.runtime.models.precision import slow_products
+from harness.runtime.models.text_path import as_text_model
+from harness.runtime.scoring.scorer import Progress, Scorer
+from harness.runtime.scoring.scores import all_scores
+from harness.runtime.scoring.shown import scored_inputs, trained_inputs
+from harness.runtime.scoring.work import Work
+from harness.runtime.training.batches import (
+    Row,
+    RowError,
+    refuse_outside,
+    set_seed,
+    shuffled,
+    split_fold,
+    text_pairs,
+)
+from harness.runtime.training.flops import train_flops
+from harness.runtime.training.token_cache import TokenCache
 from harness.spec import FOLDS, RunSpec
-from harness.trained_on import TrainedOn, check_trained_on, write_trained_on
+from harness.store.inputs import scoring_sentences, training_sentences
+from harness.store.leftovers import CHECKPOINTS, last_checkpoint
+from harness.store.trained_on import TrainedOn, check_trained_on, write_trained_on
 
 if TYPE_CHECKING:
-    from harness.runtime.callbacks import Throughput
+    from harness.runtime.training.callbacks import Throughput
 
-TRAINING = "harness.runtime.train"
+TRAINING = "harness.runtime.training.trainer"
 """Imported only by runs that train: transformers.Trainer brings PEFT, and that bitsandbytes."""
 
 
@@ -254,9 +254,9 @@ class Run:
         splits: Splits,
         base: Base,
     ) -> nn.Module:
-        from harness.runtime.arguments import Plan
-        from harness.runtime.callbacks import RunCallback
-        from harness.runtime.train import train_model
+        from harness.runtime.training.arguments import Plan
+        from harness.runtime.training.callbacks import RunCallback
+        from harness.runtime.training.trainer import train_model
 
         checkpoints = self.folder / CHECKPOINTS
         with self._phase("train"):

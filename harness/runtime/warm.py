@@ -21,19 +21,19 @@ from typing import NoReturn
 
 import torch
 
-from harness.channel import Channel
 from harness.errors import EXIT_OK
+from harness.io.channel import Channel
+from harness.io.tie import PARENT, PIPE, Tie
 from harness.runtime import execute
 from harness.runtime.device import WARM
 from harness.runtime.events import Events
 from harness.runtime.run import TRAINING
-from harness.tie import PARENT, PIPE, Tie
 
 
 def main(descriptor: int, pipe: int | None) -> int:
     """Serve until the launcher closes the socket. In a fork: execute the run and return its exit code.
 
-    `pipe` is what tells a fork that the launcher is gone (harness.tie).
+    `pipe` is what tells a fork that the launcher is gone (harness.io.tie).
     """
     own = os.getpid()
     with contextlib.closing(Channel(socket.socket(fileno=descriptor))) as channel:

@@ -40,7 +40,7 @@ needs_data = pytest.mark.skipif(real_data() is None, reason="no real data: HARNE
 
 @pytest.fixture(scope="module")
 def smollm() -> Any:
-    from harness.runtime.models import Base, load_tokenizer, locate
+    from harness.runtime.models.loading import Base, load_tokenizer, locate
     from harness.spec import ModelSpec
 
     spec = ModelSpec(dtype="float32")
@@ -72,8 +72,8 @@ def test_it_is_the_model_it_says(smollm: Any) -> None:
 def test_predictions_are_those_of_lm_eval(smollm: Any, name: str, scoring: Scoring) -> None:
     from lm_eval.models.huggingface import HFLM
 
-    from harness.runtime.evaluate import predict
-    from harness.runtime.scorer import Scorer
+    from harness.runtime.evaluators.choice import predict
+    from harness.runtime.scoring.scorer import Scorer
 
     model, tokenizer = smollm
     task = load_registry().task(name)()

@@ -34,9 +34,9 @@ from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from harness.record import RunRecord
 from harness.registry import load_registry
 from harness.runtime import execute
-from harness.runtime.callbacks import RunCallback
 from harness.runtime.meter import Meter
 from harness.runtime.run import Run
+from harness.runtime.training.callbacks import RunCallback
 from harness.spec import RunSpec
 
 ROOT = Path(__file__).parents[2]
@@ -206,9 +206,9 @@ def test_what_is_saved_predicts_what_was_scored(strategy: str, make: Make, tiny_
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from harness.runtime.evaluate import predict
-    from harness.runtime.models import autocast
-    from harness.runtime.scorer import Scorer
+    from harness.runtime.evaluators.choice import predict
+    from harness.runtime.models.loading import autocast
+    from harness.runtime.scoring.scorer import Scorer
 
     folder = make(strategy, model={"dtype": "bfloat16"})
     run(folder)
@@ -330,7 +330,7 @@ def test_a_missing_package_is_refused_with_its_exit_code(make: Make, monkeypatch
 
 
 def test_out_of_memory_is_a_failed_row_with_a_remedy(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.runtime.train import StepTrainer
+    from harness.runtime.training.trainer import StepTrainer
 
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -398,7 +398,7 @@ def failing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("harness.runtime.train.StepTrainer._nll", fail)
+    monkeypatch.setattr("harness.runtime.training.trainer.StepTrainer._nll", fail)
 
 
 def test_the_process_that_failed_first_gives_the_reason(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

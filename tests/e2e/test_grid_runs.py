@@ -16,9 +16,9 @@ from formats import READERS, accuracy_of
 
 from harness.cli import main
 from harness.contracts import DataSource
+from harness.plan.trials import Tuning
 from harness.record import RunRecord
 from harness.registry import load_registry
-from harness.tune import Tuning
 from tasks.sample import medqa_rows
 
 STUDY = """

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.record import RunRecord
-from harness.runtime.data import shuffled
+from harness.runtime.training.batches import shuffled
 
 STRATEGY_PLUGIN = '''
 """Tune the norms only."""

@@ -10,9 +10,9 @@ import pytest
 from stubs import FAKE_CHILD, PLUGIN, ROOT, parse
 
 import harness.launch.local as local
+from harness.ask.study import parse_grid
 from harness.registry import Registry, load_registry
 from harness.spec import RunSpec
-from harness.study import parse_grid
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.cli import main
-from harness.files import write_json_atomic
+from harness.io.files import write_json_atomic
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
 from harness.spec import Dtype, ModelSpec, PluginSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 from harness.stats.intervals import wilson

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.channel import Channel
+from harness.io.channel import Channel
 
 
 @pytest.fixture

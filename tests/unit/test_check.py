@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from stored import GIB, PACKAGES, bits, command, write_run
 
-import harness.checking.anchor as anchor_module
-from harness.checking.gates import Limits, items_needed
+import harness.evidence.anchor as anchor_module
 from harness.errors import EXIT_UNDECIDED
+from harness.evidence.gates import Limits, items_needed
 from harness.stats import exact
 from harness.stats.mcnemar import Table
-from harness.store import Store
+from harness.store.runs import Store
 
 N = 1273  # MedQA's test items
 GENERATOR = random.Random(5)
@@ -437,7 +437,7 @@ def test_broken_files(root, cli, tmp_path, kind):
     ],
 )
 def test_files_whose_content_does_not_fit(root, cli, tmp_path, change, expected):
-    from harness.checking.saved import _digest
+    from harness.evidence.saved import _digest
 
     saved = tmp_path / "base.json"
     run = write_run(root, "lora", BASE)

@@ -17,10 +17,10 @@ import pytest
 from stored import write_predictions
 from stubs import PLUGIN, ROOT
 
+from harness.ask.repeat import repeat_command
+from harness.ask.study import parse_grid
 from harness.cli import main, make_parser
-from harness.commands.repeat import repeat_command
 from harness.registry import load_registry
-from harness.study import parse_grid
 
 HEAVY = ("torch", "transformers", "pandas", "numpy", "datasets", "peft")
 

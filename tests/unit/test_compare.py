@@ -11,8 +11,8 @@ from scipy import stats
 from stored import PACKAGES, bits, command, write_predictions, write_run
 
 from harness.cli import main
-from harness.store import Store
-from harness.tune import Trial, Tuning, store_tuning
+from harness.plan.trials import Trial, Tuning, store_tuning
+from harness.store.runs import Store
 
 # 100 items: both 50, only A 15, only B 5, neither 30.
 A = bits("1*50 1*15 0*5 0*30")

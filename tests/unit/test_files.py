@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.errors import EXIT_USAGE
-from harness.files import NotReadableError, open_regular, read_bounded, sha256_of
-from harness.jsons import loads_bounded
+from harness.io.files import NotReadableError, open_regular, read_bounded, sha256_of
+from harness.io.json_files import loads_bounded
 
 
 def _fifo(path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from harness.cli import main
 from harness.commands.list import _print_runs
-from harness.report.text import make_console, print_table
+from harness.render.tables import make_console, print_table
 
 WIDTHS = (60, 80, 120)
 NAMES = (

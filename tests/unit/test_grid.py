@@ -15,17 +15,17 @@ from stubs import HERE, PLUGIN, ROOT, parse
 
 import harness.launch.devices as devices
 import harness.launch.local as local
+from harness.ask.study import parse_grid
 from harness.cli import main
 from harness.errors import UsageError
-from harness.forecast import Forecaster
 from harness.launch.board import LiveBoard
 from harness.launch.devices import places, visible_gpus
 from harness.launch.grid import run_all
 from harness.launch.local import LaunchOptions
+from harness.plan.forecast import Forecaster
 from harness.provenance import cpu_name
 from harness.record import RunRecord
-from harness.store import Store
-from harness.study import parse_grid
+from harness.store.runs import Store
 
 CHILD = HERE / "grid_child.py"
 STUB = ("run", "--plugin", str(PLUGIN), "--strategy", "stub-tune", "--task", "stub-task", "--data", "sample")
@@ -244,7 +244,7 @@ def test_ctrl_c_stops_all_and_the_same_command_goes_on(cli, tmp_path, tune):
 
 
 def test_the_plan_counts_and_forecasts(cli, monkeypatch):
-    monkeypatch.setattr("harness.commands.gridplan.device_name", lambda: "cpu")
+    monkeypatch.setattr("harness.plan.grid.device_name", lambda: "cpu")
     short = ("--set", "train.max_steps=10")
     _, _, err = cli("--seed", "0,1", *short)
     assert "time unknown" in err

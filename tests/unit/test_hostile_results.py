@@ -13,7 +13,7 @@ from stored import write_run
 from stubs import PLUGIN
 
 from harness.cli import main
-from harness.report.extras import _curve
+from harness.report.chart_data import _curve
 
 BAD = "medqa-bad-smollm2-135m-s0-0123abcd"
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from harness import yamls
+from harness.ask.settings import parse_value
 from harness.cli import main
-from harness.settings import parse_value
+from harness.io import yaml_files
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
@@ -215,5 +215,5 @@ def test_what_is_read_is_read_as_before():
         ("{a: {b: 1.}}", {"a": {"b": 1.0}}), ("[&x {a: 1}, *x]", [{"a": 1}, {"a": 1}]), ("2026-01-01", "2026-01-01"),
         (".inf", ".inf"), ("09", "09"), ("é✓", "é✓"),
     ):  # fmt: skip
-        assert yamls.load(text) == value
-        assert type(yamls.load(text)) is type(value)
+        assert yaml_files.load(text) == value
+        assert type(yaml_files.load(text)) is type(value)

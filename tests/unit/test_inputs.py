@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from stored import command, write_run
 
-from harness.inputs import of_record
 from harness.record import RunRecord
+from harness.store.inputs import of_record
 
 
 def with_inputs(root: Path, run: str, **inputs: Any) -> None:

@@ -18,11 +18,11 @@ from stubs import FAKE_CHILD, PLUGIN, ROOT
 import harness.launch.local as local
 import harness.launch.process as process
 from harness.errors import MissingDependencyError, UsageError
-from harness.files import write_json_atomic
+from harness.io.files import write_json_atomic
 from harness.launch.local import LaunchOptions, exec_command, run_local
 from harness.launch.progress import Display, LiveDisplay, PlainDisplay, duration, figures, make_display
 from harness.record import RunRecord
-from harness.store import Store
+from harness.store.runs import Store
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_runs_outside_the_main_thread(launch):
 
 @pytest.mark.parametrize("proc", ["/proc", "/no/such/folder"])
 def test_descendants_are_killed_too(tmp_path, monkeypatch, proc):
-    monkeypatch.setattr("harness.tie._PROC", Path(proc))
+    monkeypatch.setattr("harness.io.tie._PROC", Path(proc))
     """torchrun's workers are in sessions of their own: a signal to the group does not reach them."""
     code = (
         "import subprocess, sys, time\n"

@@ -326,7 +326,7 @@ def test_an_installed_plugin_is_in_the_spec_and_its_version_in_the_environment(p
     from harness.provenance import package_versions
 
     assert package_versions([plugin.package])["medtune-extra"] == "1.2.3"
-    from harness.commands.repeat import repeat_command
+    from harness.ask.repeat import repeat_command
 
     assert "--plugin" not in repeat_command(spec)
 

@@ -13,16 +13,16 @@ import pytest
 from stored import write_run
 from stubs import ROOT
 
-import harness.precision as module
+import harness.ask.precision as module
+from harness.ask.precision import Device, Precision, cpu_flags, this_device, x86_bfloat16
+from harness.ask.repeat import repeat_command
+from harness.ask.study import parse_grid
 from harness.cli import main, make_parser
-from harness.commands.repeat import repeat_command
 from harness.commands.run import departures
 from harness.errors import UsageError
-from harness.precision import Device, Precision, cpu_flags, this_device, x86_bfloat16
 from harness.registry import load_registry
 from harness.spec import RunSpec
-from harness.store import Store
-from harness.study import parse_grid
+from harness.store.runs import Store
 
 NEW_CPU = Device("cpu", "this CPU", bfloat16=True)
 OLD_CPU = Device("cpu", "this CPU", bfloat16=False)

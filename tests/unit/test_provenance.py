@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness import provenance
+from harness.evidence.audit import same_device
 from harness.provenance import available_cores, fingerprint, git_state
-from harness.report.audit import same_device
 
 
 def git(folder: Path, *words: str) -> str:

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
+from harness.evidence.rows import grouped, row_of, title_of
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
-from harness.report.rows import grouped, row_of, title_of
-from harness.report.text import COLUMNS, interval, number, print_runs, small_percent
+from harness.render.tables import COLUMNS, interval, number, print_runs, small_percent
 
 WIDTHS = (80, 100, 160)
 GPU = 12 * 2**30

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from stored import command, write_run
 
-from harness.commands.reuse import data_changes, input_changes
 from harness.errors import UsageError
-from harness.files import write_json_atomic
-from harness.hashes import changes, file_sha256, hashes, remembered_sha256
-from harness.modelfiles import files_read, model_changes
+from harness.evidence.outcomes import groups
+from harness.io.files import write_json_atomic
+from harness.io.hashes import changes, file_sha256, hashes, remembered_sha256
+from harness.plan.reuse import data_changes, input_changes
 from harness.record import ModelInfo, RunRecord
-from harness.report.outcomes import groups
 from harness.spec import ModelSpec
-from harness.store import Store
-from harness.trained_on import TrainedOn, check_trained_on, write_trained_on
+from harness.store.model_files import files_read, model_changes
+from harness.store.runs import Store
+from harness.store.trained_on import TrainedOn, check_trained_on, write_trained_on
 from tasks.medqa import MedQA
 
 HUB_ID = "org/model"
@@ -31,7 +31,7 @@ HUB_ID = "org/model"
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("harness.hashes.SETTLED_SECONDS", -1.0)  # these files are all just written
+    monkeypatch.setattr("harness.io.hashes.SETTLED_SECONDS", -1.0)  # these files are all just written
 
 
 # --- remembered hashes --------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def test_a_file_replaced_at_the_same_size_and_time_is_hashed_anew(tmp_path: Path
 
 
 def test_a_file_just_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.hashes.SETTLED_SECONDS", 3.0)
+    monkeypatch.setattr("harness.io.hashes.SETTLED_SECONDS", 3.0)
     path = tmp_path / "weights"
     path.write_bytes(b"one")
     remembered_sha256(path)
@@ -133,7 +133,7 @@ def test_a_file_that_is_gone_is_noticed_and_one_that_is_not_read_is_not(tmp_path
 
 
 def test_an_old_record_knows_the_weights_by_their_fingerprint(tmp_path: Path) -> None:
-    from harness.modelfiles import weights_sha256
+    from harness.store.model_files import weights_sha256
 
     folder = model_folder(tmp_path / "model")
     stored = info(folder, files={}, fingerprint=weights_sha256(folder))

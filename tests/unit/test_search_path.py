@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from stubs import ROOT
 
-from harness.search_path import child_variables
+from harness.plugins.search_path import child_variables
 
 TRAPS = ("tasks", "strategies", "json", "rich", "torch", "pydantic", "argparse")
 

@@ -7,11 +7,11 @@ import json
 import pytest
 from stubs import PLUGIN
 
+from harness.ask.sources import hub_problem
 from harness.cli import main
 from harness.errors import UsageError
-from harness.escape import masked
+from harness.io.escape import masked
 from harness.record import Failure
-from harness.sources import hub_problem
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from stubs import PLUGIN, parse
 
-from harness.cards import CARDS, resolve_model_name
-from harness.commands.preflight import check_packages
+from harness.ask.model_names import CARDS, resolve_model_name
+from harness.ask.settings import format_value, parse_value
+from harness.ask.sources import resolve_source
+from harness.ask.study import parse_grid
 from harness.errors import MissingDependencyError, UsageError
-from harness.hubcache import hub_cache
+from harness.io.hub_cache import hub_cache
+from harness.plan.preflight import check_packages
 from harness.registry import load_registry
-from harness.settings import format_value, parse_value
-from harness.sources import resolve_source
-from harness.study import parse_grid
 
 
 def problems_of(call, *words):
@@ -53,14 +53,14 @@ def test_defaults_follow_strategy_and_model(one):
 
 def test_a_default_of_deepspeed_gives_way_where_it_is_not_installed(one, monkeypatch):
     """What was asked for, by its name or by a setting of ZeRO, does not: it is refused with a remedy."""
-    monkeypatch.setattr("harness.study.is_installed", lambda module: module != "deepspeed")
+    monkeypatch.setattr("harness.ask.study.is_installed", lambda module: module != "deepspeed")
     assert one("--strategy", "stub-deep").engine.name == "plain"
     assert one("--strategy", "stub-deep", "--engine", "deepspeed").engine.name == "deepspeed"
     assert one("--strategy", "stub-deep", "--set", "engine.zero_stage=3").engine.name == "deepspeed"
 
 
 def test_deepspeed_asked_for_and_not_installed_is_refused_in_a_line(one, stub_registry, monkeypatch):
-    monkeypatch.setattr("harness.commands.preflight.is_installed", lambda module: module != "deepspeed")
+    monkeypatch.setattr("harness.plan.preflight.is_installed", lambda module: module != "deepspeed")
     with pytest.raises(MissingDependencyError) as caught:
         check_packages([one("--strategy", "stub-deep", "--engine", "deepspeed")], stub_registry)
     assert "needs deepspeed, which is not installed" in caught.value.message

@@ -11,11 +11,11 @@ import sys
 import pytest
 from stubs import ROOT
 
-from harness.commands.reuse import reusable
 from harness.errors import StoreError, UsageError
-from harness.files import write_json_atomic, write_text_atomic
+from harness.io.files import write_json_atomic, write_text_atomic
+from harness.plan.reuse import reusable
 from harness.record import Cost, Failure, RunRecord
-from harness.store import Store, differences, last_checkpoint
+from harness.store.runs import Store, differences, last_checkpoint
 
 
 def failed(spec, kind="crash"):
@@ -231,7 +231,7 @@ def test_no_permission(tmp_path, one):
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.store import Store
+from harness.store.runs import Store
 with Store(Path(sys.argv[1])).lock(sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)

@@ -7,9 +7,9 @@ from itertools import chain
 import pytest
 from stubs import PLUGIN, ROOT
 
+from harness.ask.study import parse_grid
 from harness.cli import make_parser
 from harness.errors import UsageError
-from harness.study import parse_grid
 
 
 @pytest.fixture

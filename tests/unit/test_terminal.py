@@ -15,10 +15,10 @@ from stored import write_run
 from stubs import PLUGIN, ROOT
 
 from harness.cli import main
+from harness.io.terminal import SafeStream, harmless, make_console, safe_output
 from harness.launch.board import LiveBoard, ParallelLines
 from harness.launch.progress import LiveDisplay, PlainDisplay
 from harness.record import Failure, RunRecord
-from harness.terminal import SafeStream, harmless, make_console, safe_output
 
 EVIL = "\x1b]0;title\x07\x1b[2J\x9b31m\x00\x7f\u202edcba\u2066\u2069\u200f\x08\r[bold]x[/bold]"
 OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from stubs import ROOT
 
-from harness.tie import PARENT, PIPE, take_tie
+from harness.io.tie import PARENT, PIPE, take_tie
 
 CHILD = """
 import os, signal, sys, time
-import harness.tie as tie
+import harness.io.tie as tie
 tie.GRACE_SECONDS = 0.5
 tie.LOOK_SECONDS = 0.1
 {before}
@@ -37,7 +37,7 @@ DEAF = f"{WITHOUT_LINUX}; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 # As torchrun's agent does: the worker has no pipe, and looks at its parent.
 THROUGH_ANOTHER = f"""
 import os, subprocess, sys, time
-import harness.tie as tie
+import harness.io.tie as tie
 {{before}}
 tie.take_tie().watch()
 os.environ[tie.PARENT] = str(os.getpid())
@@ -100,6 +100,6 @@ def test_the_tie_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_started_by_hand_is_tied_to_nothing() -> None:
-    code = "import threading; from harness.tie import take_tie; take_tie().watch(); print(threading.active_count())"
+    code = "import threading; from harness.io.tie import take_tie; take_tie().watch(); print(threading.active_count())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout == "1\n", done.stderr

@@ -9,11 +9,11 @@ from test_grid import STUB, cli, grid_child, seen  # noqa: F401 - fixtures
 
 from harness.cli import main
 from harness.errors import StoreError, UsageError
+from harness.evidence.tuned import tuning_of
+from harness.plan.trials import TUNING_SEED, fold_means, judge, rates, read_tuning, trials_of, with_rate
 from harness.record import Cost, Failure, RunRecord, Score
-from harness.report.tuned import tuning_of
 from harness.spec import RunSpec
-from harness.store import Store
-from harness.tune import TUNING_SEED, fold_means, judge, rates, read_tuning, trials_of, with_rate
+from harness.store.runs import Store
 
 CENTRE = 5e-3  # the stub's 1e-3 times the model card's 5
 

@@ -13,7 +13,7 @@ from harness.cli import main
 from harness.report.as_text import as_text
 from harness.report.build import build_report
 from harness.report.table import Options
-from harness.store import Store
+from harness.store.runs import Store
 
 WIDTHS = (60, 80, 120)
 RIGHT = [1, 0] * 60

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
 from harness.spec import ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 from harness.stats.intervals import wilson
-from harness.store import Store
+from harness.store.runs import Store
 
 GIB = 2**30
 TITLES = {"medqa": "MedQA", "pubmedqa": "PubMedQA", "medmcqa": "MedMCQA"}

@@ -17,6 +17,7 @@ from made import CPU, OUT_OF_MEMORY, outcomes, spec_of, write_run, write_study
 
 from harness.commands.report import render
 from harness.errors import UsageError
+from harness.plan.trials import Trial, Tuning, store_tuning
 from harness.record import Inputs, RunRecord
 from harness.report.blocks import figure, parts
 from harness.report.build import build_report
@@ -27,8 +28,7 @@ from harness.stats.averages import average
 from harness.stats.classification import macro_f1
 from harness.stats.paired import compare
 from harness.stats.verdict import verdicts
-from harness.store import Store
-from harness.tune import Trial, Tuning, store_tuning
+from harness.store.runs import Store
 
 FORMATS = ("text", "markdown", "html", "csv", "latex", "json")
 
@@ -514,7 +514,7 @@ def test_without_verdicts_nothing_per_item_is_read(study: Path, monkeypatch: pyt
         raise AssertionError("a predictions file was read")
 
     full = built(study)
-    monkeypatch.setattr("harness.report.outcomes._columns", refuse)
+    monkeypatch.setattr("harness.evidence.outcomes._columns", refuse)
     quick = built(study, verdicts=False)
     for one, other in zip(full.tables[0].cells(0), quick.tables[0].cells(0), strict=True):
         assert one.accuracy.value == pytest.approx(other.accuracy.value)

@@ -16,10 +16,10 @@ from made import spec_of, write_run
 
 from harness.commands.report import render
 from harness.record import Failure
+from harness.render.clean import csv_cell, latex
 from harness.report.build import build_report
-from harness.report.clean import csv_cell, latex
 from harness.report.table import Options
-from harness.store import Store
+from harness.store.runs import Store
 
 HOSTILE = (
     "<script>alert(1)</script>",

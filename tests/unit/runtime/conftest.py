@@ -13,13 +13,14 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example, Metric, Scoring, Splits, Strategy, Task
-from harness.runtime import quantised, token_cache
-from harness.runtime.arguments import Plan
-from harness.runtime.callbacks import RunCallback, Throughput
-from harness.runtime.data import Row, encode
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter
-from harness.runtime.train import train_model
+from harness.runtime.models.loading import quantised
+from harness.runtime.training import token_cache
+from harness.runtime.training.arguments import Plan
+from harness.runtime.training.batches import Row, encode
+from harness.runtime.training.callbacks import RunCallback, Throughput
+from harness.runtime.training.trainer import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
 
 ORGANS = ("Liver", "Pancreas", "Spleen", "Kidney", "Heart", "Thyroid", "Left atrium of the heart")

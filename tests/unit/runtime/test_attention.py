@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from harness.runtime.attention import float32_short_attention
+from harness.runtime.models.attention import float32_short_attention
 
 SHORT, LONG = 40, 300
 Inputs = Callable[[int], tuple[torch.Tensor, ...]]

@@ -14,8 +14,7 @@ import torch
 
 from harness.contracts import Strategy
 from harness.errors import HarnessError, UsageError
-from harness.leftovers import COMPLETE, delete_checkpoint, last_checkpoint, whole_checkpoints
-from harness.runtime.checkpoints import (
+from harness.runtime.training.checkpoints import (
     Progress,
     complete,
     load_trained,
@@ -24,6 +23,7 @@ from harness.runtime.checkpoints import (
     save_trained,
     usable,
 )
+from harness.store.leftovers import COMPLETE, delete_checkpoint, last_checkpoint, whole_checkpoints
 from strategies.full import Full
 from strategies.ia3 import IA3
 from strategies.lora import Lora

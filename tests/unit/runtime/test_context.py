@@ -11,7 +11,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from tiny import SIZE
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from harness.runtime.context import context_length
+from harness.runtime.models.context import context_length
 
 INFINITE = int(1e30)
 GPT2 = {"vocab_size": 512, "n_embd": 64, "n_layer": 1, "n_head": 4}

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from harness.contracts import Example
 from harness.errors import DataError, UsageError
 from harness.items import check_choices, data_fingerprint
-from harness.runtime.data import (
+from harness.runtime.scoring.texts import Encoder
+from harness.runtime.training.batches import (
     IGNORED,
     Cut,
     Row,
@@ -30,7 +31,6 @@ from harness.runtime.data import (
     shuffled,
     split_fold,
 )
-from harness.runtime.texts import Encoder
 
 PROMPT = "Question: Which organ secretes insulin?\nAnswer:"
 Steps = list[list[list[int]]]

@@ -14,11 +14,11 @@ from fixed_lm import Fixed
 from stored import write_run
 
 from harness.contracts import Example
-from harness.report.extras import extras_of
-from harness.report.outcomes import Reader, groups, load_outcomes
-from harness.runtime.evaluate import predict, write_predictions
-from harness.runtime.scores import all_scores
-from harness.store import Store
+from harness.evidence.outcomes import Reader, groups, load_outcomes
+from harness.report.chart_data import extras_of
+from harness.runtime.evaluators.choice import predict, write_predictions
+from harness.runtime.scoring.scores import all_scores
+from harness.store.runs import Store
 
 TEXTS = (
     ("Liver", "Heart", "Spleen", "Liver"),  # two letters of one text, neither the likeliest, together are

@@ -15,9 +15,9 @@ from fixed_lm import Fixed
 
 from harness.contracts import Example, Prediction
 from harness.errors import NonFiniteLossError, UsageError
-from harness.runtime import evaluate as module
-from harness.runtime.evaluate import predict, worked_examples, write_predictions
-from harness.runtime.scores import all_scores, proportion
+from harness.runtime.evaluators import choice as module
+from harness.runtime.evaluators.choice import predict, worked_examples, write_predictions
+from harness.runtime.scoring.scores import all_scores, proportion
 
 Examples = Callable[..., tuple[Example, ...]]
 

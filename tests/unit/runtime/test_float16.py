@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from harness.errors import NonFiniteLossError
-from harness.runtime import precision
-from harness.runtime.lm_eval_model import _dtype
-from harness.runtime.loss_scale import LossScale
-from harness.runtime.models import Located, autocast, one_dtype
-from harness.runtime.scorer import Scorer
+from harness.runtime.models.loading import Located, autocast, one_dtype, precision
+from harness.runtime.scoring.lm_eval_model import _dtype
+from harness.runtime.scoring.scorer import Scorer
+from harness.runtime.training.loss_scale import LossScale
 from strategies.full import Full
 from strategies.lora import Lora
 from strategies.qlora import QLora
@@ -64,7 +63,7 @@ def test_a_step_that_overflows_is_made_again_and_not_left_out(
 ) -> None:
     plain = run_training(Lora(r=4), dtype="float16")
     scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**40)
-    monkeypatch.setattr("harness.runtime.loss_scale.torch.amp.GradScaler", scaler)
+    monkeypatch.setattr("harness.runtime.training.loss_scale.torch.amp.GradScaler", scaler)
     lowered = run_training(Lora(r=4), dtype="float16")
     assert len(lowered.steps) == len(plain.steps) == 6
     scales = [step["loss_scale"] for step in lowered.steps]
@@ -95,7 +94,7 @@ def test_resumed_is_uninterrupted_to_the_bit_with_its_scale(
 ) -> None:
     # It grows every two steps, so that one begun anew would be another.
     scaler = functools.partial(torch.amp.GradScaler, init_scale=256.0, growth_interval=2)
-    monkeypatch.setattr("harness.runtime.loss_scale.torch.amp.GradScaler", scaler)
+    monkeypatch.setattr("harness.runtime.training.loss_scale.torch.amp.GradScaler", scaler)
     strategy = Lora(r=4, dropout=0.1)
     whole = run_training(strategy, dtype="float16", checkpoint_steps=3)
 

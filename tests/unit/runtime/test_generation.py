@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from harness.runtime.scorer import Scorer
+from harness.runtime.scoring.scorer import Scorer
 
 TEXT = (
     "Question: Which organ secretes insulin?\nA. Liver\nB. Pancreas\n\nAnswer: the left kidney, no; maybe.",

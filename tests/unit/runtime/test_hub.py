@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.runtime.hub import CONFIGURATION, cached_snapshot, download_snapshot
-from harness.runtime.models import locate
+from harness.runtime.models.hub import CONFIGURATION, cached_snapshot, download_snapshot
+from harness.runtime.models.loading import locate
 from harness.spec import ModelSpec
 
 HUB_ID = "some-org/some-model"
@@ -126,7 +126,7 @@ def test_random_weights_download_no_weights(
         (tmp_path / "config.json").write_text("{}")
         return str(tmp_path)
 
-    monkeypatch.setattr("harness.runtime.hub.snapshot_download", download)
+    monkeypatch.setattr("harness.runtime.models.hub.snapshot_download", download)
     download_snapshot(HUB_ID, None, weights=False)
     assert asked == [CONFIGURATION]
     assert not any("safetensors" in pattern for pattern in CONFIGURATION)
@@ -137,7 +137,7 @@ def test_no_pickled_weights_are_ever_asked_for(
 ) -> None:
     from fnmatch import fnmatch
 
-    from harness.runtime.hub import WANTED
+    from harness.runtime.models.hub import WANTED
 
     for name in ("pytorch_model.bin", "model.pt", "weights.pth", "consolidated.00.pth", "model.py"):
         assert not any(fnmatch(name, pattern) for pattern in WANTED), name

@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.contracts import Strategy
 from harness.errors import MissingDependencyError, UsageError
-from harness.runtime.kernels import kernels
+from harness.runtime.training.kernels import kernels
 from harness.spec import EngineSpec, RunSpec
 from strategies.full import Full
 from strategies.ia3 import IA3

@@ -12,7 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.errors import UsageError
-from harness.runtime.lm_eval_model import MedtuneLM
+from harness.runtime.scoring.lm_eval_model import MedtuneLM
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and strict %}{{ raise_exception('no system') }}"

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from harness.errors import MissingDependencyError, UsageError
-from harness.runtime.models import Base, Located, locate, model_info
+from harness.runtime.models.loading import Base, Located, locate, model_info
 from harness.spec import ModelSpec
 from strategies.full import Full
 from strategies.lora import Lora

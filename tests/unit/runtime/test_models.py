@@ -15,16 +15,16 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from harness.errors import MissingDependencyError, UsageError
-from harness.modelfiles import weights_sha256
-from harness.runtime import gguf
-from harness.runtime.models import (
+from harness.runtime.models.loading import (
     Base,
     Located,
+    gguf,
     load_tokenizer,
     locate,
     model_info,
 )
 from harness.spec import ModelSpec
+from harness.store.model_files import weights_sha256
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +221,7 @@ def test_the_fingerprint_is_of_the_weights_content(folder: Path, tmp_path: Path)
 
 
 def test_the_fingerprint_is_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.hashes.SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("harness.io.hashes.SETTLED_SECONDS", -1.0)
     first = weights_sha256(folder)
 
     def unreadable(*_: Any) -> Any:

@@ -19,12 +19,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.contracts import Strategy
 from harness.errors import UsageError
-from harness.runtime import packing
-from harness.runtime.cuts import filled_rows
-from harness.runtime.data import IGNORED, Cut, Row, StepBatches, collate
-from harness.runtime.likelihood import Likelihood
-from harness.runtime.packing import packed_cut
-from harness.runtime.train import StepTrainer
+from harness.runtime.scoring.cuts import filled_rows
+from harness.runtime.scoring.likelihood import Likelihood
+from harness.runtime.training import packing
+from harness.runtime.training.batches import IGNORED, Cut, Row, StepBatches, collate
+from harness.runtime.training.packing import packed_cut
+from harness.runtime.training.trainer import StepTrainer
 from strategies.full import Full
 from strategies.lora import Lora
 from strategies.prefix import Prefix

@@ -17,12 +17,11 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from harness.errors import UsageError
-from harness.lock import locked
-from harness.runtime import quantised
+from harness.io.lock import locked
 from harness.runtime.cache import write_sums
-from harness.runtime.models import Base, Located, locate
-from harness.runtime.quantised import VARIABLE
-from harness.runtime.scorer import Scorer
+from harness.runtime.models.loading import Base, Located, locate, quantised
+from harness.runtime.models.quantised import VARIABLE
+from harness.runtime.scoring.scorer import Scorer
 from harness.spec import ModelSpec
 from strategies.qlora import QLora
 

@@ -13,12 +13,12 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 from tiny import SIZE
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from harness.runtime.data import Cut, Row, collate, micro_batches
-from harness.runtime.losses import answer_losses
-from harness.runtime.packing import _examples_are_apart
-from harness.runtime.positions import chosen_positions
-from harness.runtime.rotary import forgetting, rotary_of
-from harness.runtime.scorer import Scorer
+from harness.runtime.models.positions import chosen_positions
+from harness.runtime.models.rotary import forgetting, rotary_of
+from harness.runtime.scoring.scorer import Scorer
+from harness.runtime.training.batches import Cut, Row, collate, micro_batches
+from harness.runtime.training.losses import answer_losses
+from harness.runtime.training.packing import _examples_are_apart
 
 COMMON = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SWITCH = 70

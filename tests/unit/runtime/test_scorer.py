@@ -25,10 +25,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from harness.contracts import Example
 from harness.errors import DataError, UsageError
-from harness.runtime import scorer as scorer_module
-from harness.runtime.evaluate import predict, worked_examples
-from harness.runtime.rows import batches, packed_rows
-from harness.runtime.scorer import Progress, Scorer
+from harness.runtime.evaluators.choice import predict, worked_examples
+from harness.runtime.scoring import scorer as scorer_module
+from harness.runtime.scoring.rows import batches, packed_rows
+from harness.runtime.scoring.scorer import Progress, Scorer
 
 GPT2 = {"vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {

@@ -16,14 +16,14 @@ from transformers import AutoModelForCausalLM
 
 from harness.contracts import Example, Prediction
 from harness.errors import UsageError
-from harness.inputs import scoring_sentences, training_sentences
 from harness.record import Inputs
-from harness.runtime.data import Row, encode, padding_id, refuse_outside
-from harness.runtime.evaluate import predict
-from harness.runtime.positions import vocabulary_size
-from harness.runtime.scorer import Scorer
-from harness.runtime.scores import all_scores
-from harness.runtime.shown import example_texts, scored_inputs, trained_inputs
+from harness.runtime.evaluators.choice import predict
+from harness.runtime.models.positions import vocabulary_size
+from harness.runtime.scoring.scorer import Scorer
+from harness.runtime.scoring.scores import all_scores
+from harness.runtime.scoring.shown import example_texts, scored_inputs, trained_inputs
+from harness.runtime.training.batches import Row, encode, padding_id, refuse_outside
+from harness.store.inputs import scoring_sentences, training_sentences
 
 Examples = Callable[..., tuple[Example, ...]]
 

@@ -19,8 +19,8 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from harness.runtime.likelihood import Likelihood
-from harness.runtime.side_by_side import passes_at_a_time, side_by_side
+from harness.runtime.scoring.likelihood import Likelihood
+from harness.runtime.scoring.side_by_side import passes_at_a_time, side_by_side
 
 CPU = torch.device("cpu")
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

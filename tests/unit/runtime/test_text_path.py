@@ -10,9 +10,9 @@ import torch
 import transformers as hf
 from peft import PeftModel
 
-from harness.runtime.counting import count_parameters
-from harness.runtime.models import Base, locate
-from harness.runtime.text_path import as_text_model
+from harness.runtime.models.counting import count_parameters
+from harness.runtime.models.loading import Base, locate
+from harness.runtime.models.text_path import as_text_model
 from harness.spec import ModelSpec
 from strategies.lora import Lora
 

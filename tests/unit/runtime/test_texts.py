@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, LlamaTokenizer, PreTrainedTokeniz
 
 from harness.contracts import Example
 from harness.errors import UsageError
-from harness.runtime.data import encode
-from harness.runtime.evaluate import predict
-from harness.runtime.scorer import Scorer
-from harness.runtime.texts import Encoder
-from harness.runtime.token_cache import TokenCache
+from harness.runtime.evaluators.choice import predict
+from harness.runtime.scoring.scorer import Scorer
+from harness.runtime.scoring.texts import Encoder
+from harness.runtime.training.batches import encode
+from harness.runtime.training.token_cache import TokenCache
 
 PROMPT = "Question: Which organ secretes insulin?\nAnswer:"
 Examples = Callable[..., tuple[Example, ...]]

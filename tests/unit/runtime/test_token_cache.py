@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example
 from harness.errors import UsageError
-from harness.runtime import token_cache
-from harness.runtime.data import Row, encode_pairs, text_pairs
-from harness.runtime.token_cache import VARIABLE, TokenCache
+from harness.runtime.training import token_cache
+from harness.runtime.training.batches import Row, encode_pairs, text_pairs
+from harness.runtime.training.token_cache import VARIABLE, TokenCache
 from tasks.medqa import MedQA
 
 DATA = Path(os.environ.get("HARNESS_DATA") or Path(__file__).parents[4] / "shared" / "data")

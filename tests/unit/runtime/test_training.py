@@ -18,11 +18,11 @@ from transformers import get_scheduler
 
 from harness.contracts import Strategy
 from harness.errors import NonFiniteLossError
-from harness.runtime.arguments import Plan
-from harness.runtime.callbacks import StepFigures, Throughput
-from harness.runtime.counting import count_parameters
-from harness.runtime.data import IGNORED, Row, shuffled
-from harness.runtime.flops import train_flops
+from harness.runtime.models.counting import count_parameters
+from harness.runtime.training.arguments import Plan
+from harness.runtime.training.batches import IGNORED, Row, shuffled
+from harness.runtime.training.callbacks import StepFigures, Throughput
+from harness.runtime.training.flops import train_flops
 from strategies.full import Full
 from strategies.ia3 import IA3
 from strategies.lora import Lora

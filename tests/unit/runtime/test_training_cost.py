@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.contracts import Strategy
-from harness.runtime.data import Row
-from harness.runtime.train import CPU_PASS_TOKENS
+from harness.runtime.training.batches import Row
+from harness.runtime.training.trainer import CPU_PASS_TOKENS
 from harness.spec import TrainSpec
 from strategies.full import Full
 from strategies.ia3 import IA3

@@ -6,8 +6,8 @@ import pytest
 
 from harness.contracts import Example
 from harness.registry import Registry
-from harness.runtime.scorer import Progress
-from harness.runtime.work import Work
+from harness.runtime.scoring.scorer import Progress
+from harness.runtime.scoring.work import Work
 
 
 def items(lengths: list[int]) -> list[Example]:

@@ -12,8 +12,8 @@ from peft import PeftModel
 
 from harness.contracts import Strategy
 from harness.errors import UsageError
-from harness.runtime.adapted import adapted
-from harness.runtime.flops import train_flops
+from harness.runtime.models.adapted import adapted
+from harness.runtime.training.flops import train_flops
 from harness.spec import TrainSpec
 from strategies.ia3 import IA3
 from strategies.lora import Lora

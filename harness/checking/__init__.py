@@ -1,1 +1,0 @@
-"""The regression gate: did a candidate get worse than its baseline?"""

@@ -1,0 +1,1 @@
+"""Runs held against each other: groups, audits, comparisons, gates, baselines, anchors."""

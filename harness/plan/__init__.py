@@ -1,0 +1,1 @@
+"""Before anything runs: what is done already, learning rates to try, forecasts, what can be found wrong."""

@@ -1,0 +1,1 @@
+"""Documents, tables and drawings in a format, and text made harmless in each. Knows nothing of runs."""

@@ -1,0 +1,1 @@
+"""A base model: found, loaded, checked, counted, quantised."""

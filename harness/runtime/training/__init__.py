@@ -1,0 +1,1 @@
+"""Training: rows into batches, losses, checkpoints, the trainer."""

@@ -1,0 +1,1 @@
+"""Run folders: written whole, locked, resumed, found again."""
