@@ -30,12 +30,12 @@ from report_scale import write_runs
 from harness.ask.study import parse_grid
 from harness.cli import main
 from harness.contracts import DataSource, Strategy
+from harness.escape import github_line, github_message, github_property, markdown, plain, xml
 from harness.evidence.outcomes import groups
 from harness.evidence.rows import row_of
 from harness.evidence.saved import _digest as digest_of
 from harness.evidence.saved import save
 from harness.evidence.sides import from_store
-from harness.io.escape import github_line, github_message, github_property, markdown, plain, xml
 from harness.io.hashes import _recall as recall
 from harness.io.lock import locked
 from harness.io.terminal import OBEYED, harmless

@@ -23,8 +23,8 @@ from harness.contracts import DataSource, Example, Strategy, Task
 from harness.registry import load_registry
 from harness.runtime.evaluators.choice import predict
 from harness.runtime.models.loading import load_tokenizer, locate, torch_dtype
+from harness.runtime.tokens.rows import encode_all
 from harness.runtime.training.arguments import Plan
-from harness.runtime.training.batches import encode_all
 from harness.spec import RunSpec
 
 EVALUATION_BATCH = 16

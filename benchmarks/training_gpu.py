@@ -30,7 +30,7 @@ from transformers import LlamaConfig
 
 from harness.registry import load_registry
 from harness.runtime.models.loading import locate
-from harness.runtime.training.batches import Row
+from harness.runtime.tokens.rows import Row
 from harness.runtime.training.flops import train_flops
 from harness.spec import ModelSpec
 

@@ -27,8 +27,9 @@ from harness.runtime.engines.deepspeed import ensure_process_group_environment
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter, host_memory_bytes, host_peak_bytes
 from harness.runtime.models.loading import Base, Located, load_tokenizer, locate, torch_dtype
+from harness.runtime.tokens.rows import Row, encode_all
 from harness.runtime.training.arguments import Plan
-from harness.runtime.training.batches import Row, encode_all, shuffled
+from harness.runtime.training.batches import shuffled
 from harness.runtime.training.callbacks import RunCallback
 from harness.runtime.training.trainer import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict
 
 from harness.io.paths import typed_path
+from harness.spec import Scoring as Scoring
+from harness.spec import TrainSpec
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from harness.spec import TrainSpec
 
-Scoring = Literal["letter", "cloze"]
-SCORINGS: tuple[Scoring, ...] = ("letter", "cloze")
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 TRAINED_ON: tuple[Part, ...] = ("train", "validation")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from harness.io.escape import masked
+from harness.escape import masked
 
 EXIT_OK = 0
 EXIT_FAILED = 1

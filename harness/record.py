@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.io.escape import masked
+from harness.escape import masked
 from harness.spec import Frozen, RunSpec
 
 SCHEMA_VERSION: Literal[1] = 1

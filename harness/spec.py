@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.contracts import Scoring
-
 AUTO: Literal["auto"] = "auto"
 Dtype = Literal["bfloat16", "float16", "float32"]
+Scoring = Literal["letter", "cloze"]
+SCORINGS: tuple[Scoring, ...] = ("letter", "cloze")
 
 
 class Frozen(BaseModel):

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.ask.layers import Named, Variant, layered
-from harness.ask.model_names import resolve_model_name
 from harness.ask.options import MOST_DIGITS
 from harness.ask.settings import Assignment, one_line
 from harness.ask.study_file import AXES, Axes, Pair, Study
 from harness.errors import UsageError, unknown_name
 from harness.io.paths import cut
+from harness.model_names import resolve_model_name
 from harness.registry import Registry
 
 DEFAULTS = {"model": [Named("smollm2-135m")], "seed": [Named("0")]}

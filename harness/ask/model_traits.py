@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from harness.ask.model_names import LETTER_FROM_BILLIONS, RANDOM_PREFIX, find_card
 from harness.ask.sources import download_config
 from harness.contracts import Scoring
 from harness.errors import UsageError, first_line
@@ -18,6 +17,7 @@ from harness.io.files import NotReadableError, read_bounded
 from harness.io.hub_cache import cached_model
 from harness.io.json_files import loads_bounded
 from harness.io.paths import typed_path
+from harness.model_names import LETTER_FROM_BILLIONS, RANDOM_PREFIX, find_card
 
 DEFAULT_SCORING: Scoring = "letter"
 MOST_BYTES = 2**22

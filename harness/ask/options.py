@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.io.paths import cut, path_problem
 
 if TYPE_CHECKING:
-    from harness.evidence.selection import Filters
+    from harness.ask.filters import Filters
 
 COMPARE_EXAMPLES = """examples:
   python -m harness compare medqa-lora-smollm2-135m-s0-1a2b3c4d medqa-full-smollm2-135m-s0-5e6f7a8b
@@ -144,7 +144,7 @@ def _add_format(parser: argparse.ArgumentParser, choices: tuple[str, ...]) -> No
 
 def filters_of(args: argparse.Namespace) -> Filters:
     """The filters asked for."""
-    from harness.evidence.selection import Filters
+    from harness.ask.filters import Filters
 
     return Filters(args.task, args.model, args.data, args.scoring, args.shots, args.limit, args.seed)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import UsageError, error_line
-from harness.launch.devices import visible_gpus
+from harness.io.gpus import visible_gpus
 from harness.spec import AUTO, Dtype
 
 CPUINFO = Path("/proc/cpuinfo")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from harness.contracts import Task
 from harness.errors import UsageError
-from harness.io.escape import masked
+from harness.escape import masked
 from harness.io.hub_cache import hub_cache, is_cached
 from harness.io.paths import typed_path
 

@@ -18,7 +18,6 @@ from harness.ask.layers import (
     layered,
     read_assignments,
 )
-from harness.ask.model_names import RANDOM_PREFIX
 from harness.ask.model_traits import Traits, traits_of
 from harness.ask.precision import Precision
 from harness.ask.settings import one_line
@@ -26,6 +25,7 @@ from harness.ask.sources import resolve_source
 from harness.ask.study_file import Study, read_study
 from harness.contracts import Strategy, Task
 from harness.errors import UsageError, all_at_once, first_line
+from harness.model_names import RANDOM_PREFIX
 from harness.plugins.contract import is_rate
 from harness.plugins.loading import guarded_class
 from harness.provenance import is_installed

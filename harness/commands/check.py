@@ -10,11 +10,11 @@ from pathlib import Path
 
 from harness.ask.options import filters_of
 from harness.errors import EXIT_OK, UsageError
+from harness.escape import plain
 from harness.evidence.check import CheckResult, Finder
 from harness.evidence.check import check as run_check
 from harness.evidence.gates import Limits
 from harness.evidence.saved import save
-from harness.io.escape import plain
 from harness.io.files import store_error
 from harness.render.document import print_text
 from harness.report.check_formats import as_github, as_json, as_junit, as_summary, blocks_of

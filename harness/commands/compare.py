@@ -16,7 +16,7 @@ from harness.evidence.cost_rows import CostRow
 from harness.evidence.rows import title_of
 from harness.evidence.selection import Selector, pairs
 from harness.render.document import Block, Bullets, Heading, Paragraph, Table, as_markdown, print_text
-from harness.render.tables import MISSING
+from harness.render.numbers import MISSING
 from harness.stats.mcnemar import Interval
 from harness.stats.verdict import Verdict
 from harness.store.runs import Store

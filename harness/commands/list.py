@@ -9,15 +9,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from harness.ask.model_names import CARDS
 from harness.ask.settings import format_value
 from harness.contracts import Strategy, Task
 from harness.errors import EXIT_OK, StoreError
 from harness.io.terminal import make_console
+from harness.model_names import CARDS
 from harness.plugins.loading import guarded_class
 from harness.registry import Registry, load_registry
 from harness.render.columns import wrapped
-from harness.render.tables import MISSING, interval, print_table
+from harness.render.numbers import MISSING, interval
+from harness.render.tables import print_table
 from harness.store.runs import Store
 
 DEFAULT_KINDS = ("strategies", "tasks", "models")

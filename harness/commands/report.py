@@ -16,7 +16,7 @@ from harness.record import RunRecord
 from harness.registry import Registry, load_registry
 from harness.report.build import build_report
 from harness.report.model import Report
-from harness.report.table import Options
+from harness.report.options import Options
 from harness.store.runs import Store
 
 SUFFIXES = {

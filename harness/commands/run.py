@@ -22,7 +22,8 @@ from harness.plan.trials import store_failure, store_tuning
 from harness.plan.tuning import Tuner, told
 from harness.record import RunRecord
 from harness.registry import Registry, load_registry
-from harness.render.tables import print_runs, print_table
+from harness.render.tables import print_table
+from harness.report.run_table import print_runs
 from harness.spec import RunSpec
 from harness.store.leftovers import tidy
 from harness.store.runs import Store, differences

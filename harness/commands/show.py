@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.ask.model_names import find_card
 from harness.ask.repeat import repeat_command
 from harness.errors import EXIT_OK, UsageError, did_you_mean, first_line
 from harness.evidence.rows import title_of
 from harness.io.terminal import make_console
 from harness.launch.progress import duration
+from harness.model_names import find_card
 from harness.plan.tuning import print_tuning
 from harness.record import RunRecord, Score
 from harness.registry import known_strategy
-from harness.render.tables import GIB, MIB, MISSING, interval, number, print_table, small_percent
+from harness.render.numbers import GIB, MIB, MISSING, interval, number, small_percent
+from harness.render.tables import print_table
 from harness.spec import RunSpec
 from harness.store import inputs
 from harness.store.runs import Store, last_checkpoint

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import UsageError
+from harness.escape import plain
 from harness.evidence.audit import audit, comparable
 from harness.evidence.compare import paired_test
 from harness.evidence.outcomes import Group, aligned, digest_of
 from harness.evidence.pairing import is_fixed
 from harness.evidence.sides import Side, from_store, on_seeds
-from harness.io.escape import plain
 from harness.launch.local import LaunchOptions, run_local
 from harness.launch.progress import make_display
 from harness.plan.reuse import input_changes

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.ask.filters import Filters
 from harness.errors import EXIT_FAILED, EXIT_OK, EXIT_UNDECIDED, UsageError
+from harness.escape import plain
 from harness.evidence.anchor import Anchored, environment_differences, rerun, separate, suited
 from harness.evidence.audit import Difference, audit, comparable
 from harness.evidence.compare import paired_test
@@ -21,9 +23,8 @@ from harness.evidence.gates import (
 )
 from harness.evidence.outcomes import Group, digest_of
 from harness.evidence.saved import SavedBaseline, read
-from harness.evidence.selection import Filters, Selector, listed, only, pairs
+from harness.evidence.selection import Selector, listed, only, pairs
 from harness.evidence.sides import Side, from_store, on_seeds
-from harness.io.escape import plain
 from harness.io.paths import typed_path
 from harness.store.runs import Store
 

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import StoreError, UsageError
+from harness.escape import plain
 from harness.evidence.audit import Difference, audit, comparable
 from harness.evidence.cost_rows import CostRow, cost_rows
 from harness.evidence.outcomes import Group, Outcomes, aligned, clusters_of, load_outcomes
 from harness.evidence.pairing import is_fixed, paired
 from harness.evidence.selection import names_of
-from harness.evidence.tuned import NEITHER, tuning_differences, tuning_of, untuned
-from harness.io.escape import plain
-from harness.report.model import Tuning
+from harness.evidence.tuned import NEITHER, Tuning, tuning_differences, tuning_of, untuned
 from harness.stats.equivalence import Equivalence, equivalence
 from harness.stats.family import holm
 from harness.stats.mcnemar import Interval

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.evidence.audit import same_device
+from harness.evidence.tuned import Tuning
 from harness.record import RunRecord
-from harness.report.model import Tuning
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from harness.evidence.audit import same_device
 from harness.record import RunRecord
-from harness.report.model import Cell, Costs
 
 COMPARED = (
     "gpu_memory_bytes", "host_memory_bytes", "train_seconds", "total_seconds", "train_tokens_per_second",
@@ -18,6 +17,31 @@ COMPARED = (
 """Shown as a ratio to the reference, on the same kind of device."""
 NumberT = TypeVar("NumberT", int, float)
 POINT = 0.01
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Costs:
+    """Of a group: means over its seeds, of memory and size the highest. All seeds on one kind of device,
+    else only what no device changes.
+
+    minutes_per_point, gpu_hours_per_point: training cost of each point of accuracy gained over the same
+    model without training and without worked examples; None where there is no gain or no such run.
+    """
+
+    device: str | None = None
+    trainable_parameters: int | None = None
+    trainable_fraction: float | None = None
+    adapter_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
+    host_memory_bytes: int | None = None
+    train_seconds: float | None = None
+    total_seconds: float | None = None
+    train_tokens_per_second: float | None = None
+    eval_examples_per_second: float | None = None
+    gpu_hours: float | None = None
+    energy_joules: float | None = None
+    minutes_per_point: float | None = None
+    gpu_hours_per_point: float | None = None
 
 
 def device_of(records: Sequence[RunRecord]) -> str | None:
@@ -68,13 +92,13 @@ def per_point(costs: Costs, gain: float | None) -> Costs:
     return dataclasses.replace(costs, minutes_per_point=minutes, gpu_hours_per_point=hours)
 
 
-def ratios(cell: Cell, reference: Cell) -> dict[str, float]:
+def ratios(costs: Costs, reference: Costs) -> dict[str, float]:
     """Each cost over the reference's; empty across kinds of devices."""
-    if cell.costs.device is None or cell.costs.device != reference.costs.device:
+    if costs.device is None or costs.device != reference.device:
         return {}
     found = {}
     for name in COMPARED:
-        own, other = getattr(cell.costs, name), getattr(reference.costs, name)
+        own, other = getattr(costs, name), getattr(reference, name)
         if own is not None and other:
             found[name] = own / other
     return found

@@ -17,15 +17,13 @@ from harness.errors import StoreError, UsageError
 from harness.evidence.confidence import SURE_COLUMNS, Sure, sure_of
 from harness.evidence.labels import labels
 from harness.evidence.rows import title_of
-from harness.io.files import read_bounded
 from harness.record import RunRecord
 from harness.stats.classification import macro_f1_contributions
 from harness.store.boundary import reading
+from harness.store.predictions import opened
 from harness.store.runs import Store
 
 Kind = TypeVar("Kind", np.float32, np.float64, np.bool_)
-MOST_BYTES = 2**30
-"""Of a file of predictions; a million items take a tenth of it."""
 MOST_ITEMS = 2**22
 
 
@@ -220,12 +218,8 @@ def _columns(path: Path, columns: Sequence[str], wanted: Sequence[str] = ()) -> 
     """A pyarrow table of some columns of a run's predictions, and of those `wanted` ones that are there.
     Raises StoreError, naming the file.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     remedy = "Run it again with --force."
-    # The bytes and not the path: a file of another kind would be waited for.
-    with pq.ParquetFile(pa.BufferReader(read_bounded(path, MOST_BYTES))) as file:
+    with opened(path) as file:
         there = file.schema_arrow.names
         missing = [name for name in columns if there.count(name) != 1]
         if missing:

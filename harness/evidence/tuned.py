@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from harness.evidence.audit import Difference
 from harness.plan.trials import Trial, read_tuning
 from harness.record import RunRecord
-from harness.report.model import Tuning
 from harness.store.runs import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What choosing a cell's learning rate on validation cost, once for all its seeds. Not in its costs.
+
+    total_seconds, gpu_hours: of all trials; None where one of them did not measure it. All are None
+    where the trials cannot be read.
+    """
+
+    trials: int | None = None
+    failed: int | None = None
+    rates: tuple[float, ...] = ()
+    total_seconds: float | None = None
+    gpu_hours: float | None = None
 
 
 def tuning_of(store: Store, records: Sequence[RunRecord]) -> Tuning | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import StoreError, UsageError
-from harness.io.escape import plain
+from harness.escape import plain
 from harness.io.files import store_error
 
 _ON = "on:"

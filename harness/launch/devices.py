@@ -4,43 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.io.gpus import proc_gpus, visible_gpus
 from harness.provenance import available_cores
 
 Place = dict[str, str]
 """What the environment of the runs of one place adds: its GPUs, or its share of the cores."""
 PARALLEL = "HARNESS_PARALLEL_RUNS"
-SMI_SECONDS = 20.0
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that a run may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        names = [name.strip() for name in given.split(",")]
-        # CUDA itself reads the list up to the first name that is none.
-        stop = next((i for i, name in enumerate(names) if not name or name.startswith("-")), len(names))
-        return names[:stop]
-    if smi := shutil.which("nvidia-smi"):
-        return [str(index) for index in range(_count_by(smi))]
-    return [str(index) for index, _ in enumerate(_proc_gpus())]
-
-
-def _count_by(smi: str) -> int:
-    try:
-        listed = subprocess.run(
-            [smi, "--list-gpus"], capture_output=True, text=True, timeout=SMI_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return len(_proc_gpus())
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-
-
-def _proc_gpus() -> list[Path]:
-    return sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
 
 
 def device_name() -> str | None:
@@ -49,7 +21,7 @@ def device_name() -> str | None:
 
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return cpu_name()
-    files = _proc_gpus()
+    files = proc_gpus()
     if not files:
         return None if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") else cpu_name()
     try:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from harness.contracts import PARTS, TRAINED_ON, DataSource, Part, Task
 from harness.errors import EXIT_OK, EXIT_USAGE, StoreError, UsageError
-from harness.io.files import read_bounded
 from harness.io.hashes import changes, hashes
 from harness.io.hub_cache import cached_commit
 from harness.items import data_fingerprint
@@ -18,6 +17,7 @@ from harness.registry import Registry
 from harness.spec import RunSpec
 from harness.store.boundary import reading
 from harness.store.model_files import model_changes
+from harness.store.predictions import opened
 from harness.store.runs import Store, differences
 
 
@@ -76,15 +76,10 @@ def in_another_precision(specs: Iterable[RunSpec], store: Store) -> dict[str, Ru
 
 def without_texts(run_ids: Iterable[str], store: Store) -> list[str]:
     """Those of these finished runs that store no question texts. Raises `StoreError`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from harness.evidence.outcomes import MOST_BYTES
-
     found = []
     for run_id in run_ids:
         path = store.folder(run_id) / "predictions.parquet"
-        with reading(path), pq.ParquetFile(pa.BufferReader(read_bounded(path, MOST_BYTES))) as file:
+        with reading(path), opened(path) as file:
             if "prompt" not in file.schema_arrow.names:
                 found.append(run_id)
     return found

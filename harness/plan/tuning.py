@@ -23,7 +23,8 @@ from harness.plan.trials import (
 )
 from harness.record import RunRecord
 from harness.registry import Registry
-from harness.render.tables import interval, number, print_table
+from harness.render.numbers import interval, number
+from harness.render.tables import print_table
 from harness.spec import RunSpec
 from harness.store.runs import Store
 

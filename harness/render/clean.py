@@ -1,10 +1,10 @@
-"""Text from data made harmless in LaTeX and in spreadsheets; see harness.io.escape for terminal and Markdown."""
+"""Text from data made harmless in LaTeX and in spreadsheets; see harness.escape for terminal and Markdown."""
 
 from __future__ import annotations
 
 import re
 
-from harness.io.escape import plain
+from harness.escape import plain
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",

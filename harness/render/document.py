@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from harness.io.escape import markdown, plain
+from harness.escape import markdown, plain
 from harness.io.terminal import make_console
 from harness.render.tables import print_table
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.evidence.tuned import NEITHER
-from harness.render.tables import MISSING, number, percent
+from harness.evidence.tuned import NEITHER, Tuning
+from harness.render.numbers import MISSING, number, percent
 from harness.report.blocks import Block, Head, Part, Shown, rows_with_cells, slim
-from harness.report.model import AuditLine, Cell, Report, Table, Tuning
+from harness.report.model import AuditLine, Cell, Report, Table
 
 
 def parts(report: Report) -> list[Part]:

@@ -11,9 +11,10 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from harness.evidence.costs import Costs
 from harness.render.clean import csv_cell
 from harness.report.blocks import rows_with_cells
-from harness.report.model import Cell, Column, Costs, Report, Row, Table
+from harness.report.model import Cell, Column, Report, Row, Table
 
 if TYPE_CHECKING:
     from harness.stats.verdict import Verdict

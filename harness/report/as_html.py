@@ -17,15 +17,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.io.escape import plain
+from harness.escape import plain
 from harness.render.svg import colour, marker
 from harness.report.as_text import heading
-from harness.report.blocks import MARKS, Part, parts
+from harness.report.blocks import MARKS, Part
 from harness.report.chart_data import extras_of
 from harness.report.charts import Chart, charts
 from harness.report.html_rows import body
 from harness.report.model import Report, Table
 from harness.report.pareto import View, views
+from harness.report.parts import parts
 from harness.store.runs import Store
 
 TEMPLATES = Path(__file__).with_name("templates")

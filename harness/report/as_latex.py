@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from harness.render.clean import latex
 from harness.report.as_text import heading, slices
-from harness.report.blocks import Block, Head, Shown, parts
+from harness.report.blocks import Block, Head, Shown
 from harness.report.model import Report
+from harness.report.parts import parts
 
 PREAMBLE = r"""% Needs booktabs, longtable, array, geometry and url-free base LaTeX; pdflatex compiles it.
 \documentclass[9pt]{extarticle}

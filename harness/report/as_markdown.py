@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from harness.io.escape import markdown, plain
+from harness.escape import markdown, plain
 from harness.report.as_text import heading
-from harness.report.blocks import Block, Shown, parts
+from harness.report.blocks import Block, Shown
 from harness.report.model import Report
+from harness.report.parts import parts
 
 
 def as_markdown(report: Report) -> str:

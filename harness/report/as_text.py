@@ -9,10 +9,11 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.io.escape import plain
+from harness.escape import plain
 from harness.render.columns import stacked
-from harness.report.blocks import Block, Head, Shown, parts
+from harness.report.blocks import Block, Head, Shown
 from harness.report.model import Report
+from harness.report.parts import parts
 
 FILE_WIDTH = 140
 """Characters a line where no terminal says otherwise."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.render.tables import MISSING, number, percent
-from harness.report.model import Cell, Column, Figure, Report, Row, Table
+from harness.render.numbers import MISSING, number, percent
+from harness.report.model import Cell, Column, Figure, Row, Table
 
 if TYPE_CHECKING:
     from harness.stats.verdict import Verdict
@@ -264,29 +264,9 @@ def slim(block: Block) -> Block:
     return Block(block.title, heads, rows, notes, block.kind)
 
 
-def table_part(table: Table) -> Part:
-    """All blocks of one table."""
-    from harness.report.cost_block import cost_block
-    from harness.report.pair_blocks import average_block, pair_block
-
-    blocks = [accuracy_block(table)]
-    for index in range(len(table.columns)):
-        if table.cells(index):
-            blocks += [verdict_block(table, index), cost_block(table, index)]
-    blocks += [block for block in (average_block(table), pair_block(table)) if block is not None]
-    return Part(table.title, tuple(blocks), table.notes, table)
-
-
 def rows_with_cells(table: Table) -> Iterator[tuple[Row, Column, Cell]]:
     """Every cell with its row and column."""
     for row in table.rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell is not None:
                 yield row, column, cell
-
-
-def parts(report: Report) -> Sequence[Part]:
-    """The whole report, in the order it is read."""
-    from harness.report import appendix
-
-    return [*(table_part(table) for table in report.tables), *appendix.parts(report)]

@@ -12,8 +12,9 @@ from harness.evidence.outcomes import Group, Reader
 from harness.record import RunRecord
 from harness.report.layout import sort_records
 from harness.report.model import Report, Table
+from harness.report.options import Options
 from harness.report.published import published_for
-from harness.report.table import Builder, Options
+from harness.report.table import Builder
 from harness.store.boundary import is_there
 from harness.store.runs import Store
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from harness.render.numbers import percent
 from harness.render.svg import (
     BOTTOM,
     HEIGHT,
@@ -24,7 +25,6 @@ from harness.render.svg import (
     shortened,
     spanning,
 )
-from harness.render.tables import percent
 from harness.report.blocks import figure
 from harness.report.chart_data import Extras
 from harness.report.model import Cell, Figure

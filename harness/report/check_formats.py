@@ -7,11 +7,11 @@ import json
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from harness.escape import github_line, github_message, github_property, xml
 from harness.evidence.check import CheckResult
 from harness.evidence.gates import Gate, Outcome
 from harness.evidence.rows import title_of
 from harness.evidence.sides import Side
-from harness.io.escape import github_line, github_message, github_property, xml
 from harness.render.document import Block, Bullets, Heading, Paragraph, Table, as_markdown
 
 WORDS: dict[Outcome, str] = {"pass": "pass", "fail": "FAIL", "cannot_tell": "cannot tell"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.render.tables import GIB, MIB, number, small_percent
+from harness.render.numbers import GIB, MIB, number, small_percent
 from harness.report.blocks import Block, Head, Shown, slim
 from harness.report.model import Table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup, escape
 
-from harness.io.escape import plain
+from harness.escape import plain
 from harness.report.blocks import Block, Head, Shown
 
 LONG = 34

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.evidence.costs import Costs
+from harness.evidence.tuned import Tuning
+
 if TYPE_CHECKING:
     from harness.evidence.outcomes import Group, Outcomes
     from harness.stats.verdict import Verdict
@@ -47,46 +50,6 @@ class Column:
     majority: float | None
     comparable: bool
     note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Of a group: means over its seeds, of memory and size the highest. All seeds on one kind of device,
-    else only what no device changes.
-
-    minutes_per_point, gpu_hours_per_point: training cost of each point of accuracy gained over the same
-    model without training and without worked examples; None where there is no gain or no such run.
-    """
-
-    device: str | None = None
-    trainable_parameters: int | None = None
-    trainable_fraction: float | None = None
-    adapter_bytes: int | None = None
-    gpu_memory_bytes: int | None = None
-    host_memory_bytes: int | None = None
-    train_seconds: float | None = None
-    total_seconds: float | None = None
-    train_tokens_per_second: float | None = None
-    eval_examples_per_second: float | None = None
-    gpu_hours: float | None = None
-    energy_joules: float | None = None
-    minutes_per_point: float | None = None
-    gpu_hours_per_point: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tuning:
-    """What choosing a cell's learning rate on validation cost, once for all its seeds. Not in its costs.
-
-    total_seconds, gpu_hours: of all trials; None where one of them did not measure it. All are None
-    where the trials cannot be read.
-    """
-
-    trials: int | None = None
-    failed: int | None = None
-    rates: tuple[float, ...] = ()
-    total_seconds: float | None = None
-    gpu_hours: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from harness.store import inputs
 
 if TYPE_CHECKING:
     from harness.evidence.outcomes import Group
-    from harness.report.table import Options
+    from harness.report.options import Options
 
 MOST_NAMED = 12
 """Comparisons of a family that are named in a note; --format json has all."""

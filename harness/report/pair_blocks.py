@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.render.tables import MISSING, percent
+from harness.render.numbers import MISSING, percent
 from harness.report.blocks import Block, Head, Shown, about, between, p_value, points, slim, words
 from harness.report.model import Table
 from harness.stats.verdict import Verdict

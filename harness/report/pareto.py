@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from harness.evidence.costs import Costs
+from harness.render.numbers import GIB, MIB
 from harness.render.svg import (
     BOTTOM,
     HEIGHT,
@@ -24,9 +26,8 @@ from harness.render.svg import (
     shortened,
     spanning,
 )
-from harness.render.tables import GIB, MIB
 from harness.report.blocks import figure
-from harness.report.model import Cell, Costs
+from harness.report.model import Cell
 
 BAND = 74
 """Room at the left for strategies that cost nothing of this kind: a logarithm has no place for 0."""

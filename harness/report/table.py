@@ -10,34 +10,20 @@ from harness.errors import HarnessError
 from harness.evidence.audit import Difference, audit, within
 from harness.evidence.costs import per_point, ratios
 from harness.evidence.outcomes import Group, Outcomes, Reader, load_outcomes
-from harness.evidence.tuned import tuning_differences, tuning_of
+from harness.evidence.tuned import Tuning, tuning_differences, tuning_of
 from harness.record import RunRecord
 from harness.report import notes
 from harness.report.cells import average, cell_of
 from harness.report.layout import ColumnKey, Members, TableKey
 from harness.report.med42 import averages
-from harness.report.model import AuditLine, Average, Cell, Column, Failure, Row, Table, Tuning
+from harness.report.model import AuditLine, Average, Cell, Column, Failure, Row, Table
 from harness.report.model import where as name_of
+from harness.report.options import Options
 from harness.report.verdicts import Asked, Decided, Mean, Place, decide
 from harness.stats.verdict import Verdict
 from harness.store.runs import Store
 
 DEFAULT_REFERENCES = ("full", "lora")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked. margin, assumed_seed_sd: fractions. command: a group into the command that repeats it. confidences:
-    whether reliability diagrams are to be drawn.
-    """
-
-    command: Callable[[Sequence[RunRecord]], str]
-    reference: str | None = None
-    margin: float = 0.02
-    assumed_seed_sd: float | None = None
-    all_pairs: bool = False
-    verdicts: bool = True
-    confidences: bool = False
 
 
 @dataclass
@@ -156,7 +142,7 @@ def _add_ratios(cells: dict[Place, Cell], reference: str | None) -> None:
     for place, cell in cells.items():
         other = cells.get((reference or "", place[1]))
         if other is not None and place[0] != reference:
-            cells[place] = dataclasses.replace(cell, ratios=ratios(cell, other))
+            cells[place] = dataclasses.replace(cell, ratios=ratios(cell.costs, other.costs))
 
 
 def _averages(columns: Sequence[Column]) -> tuple[tuple[Average, ...], bool]:

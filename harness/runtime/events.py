@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.io.escape import masked
+from harness.escape import masked
 
 
 class Events:

@@ -47,15 +47,9 @@ from harness.runtime.scoring.scorer import Progress, Scorer
 from harness.runtime.scoring.scores import all_scores
 from harness.runtime.scoring.shown import scored_inputs, trained_inputs
 from harness.runtime.scoring.work import Work
-from harness.runtime.training.batches import (
-    Row,
-    RowError,
-    refuse_outside,
-    set_seed,
-    shuffled,
-    split_fold,
-    text_pairs,
-)
+from harness.runtime.seeds import set_seed
+from harness.runtime.tokens.rows import Row, RowError, refuse_outside, text_pairs
+from harness.runtime.training.batches import shuffled, split_fold
 from harness.runtime.training.flops import train_flops
 from harness.runtime.training.token_cache import TokenCache
 from harness.spec import FOLDS, RunSpec

@@ -9,9 +9,9 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from harness.ask.model_names import CARDS, RANDOM_PREFIX
 from harness.io.hashes import changes, file_sha256, hashes
 from harness.io.hub_cache import cached_commit, cached_model
+from harness.model_names import CARDS, RANDOM_PREFIX
 from harness.record import ModelInfo
 from harness.spec import ModelSpec
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from harness.errors import StoreError
-from harness.io.escape import plain
+from harness.escape import plain
 from harness.io.files import make_folder, store_error, write_json_atomic
 from harness.io.lock import locked
 from harness.record import SCHEMA_VERSION, RunRecord

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from harness.contracts import SCORINGS, DataSource, Task
+from harness.contracts import DataSource, Task
 from harness.registry import load_registry
+from harness.spec import SCORINGS
 
 TASKS = sorted(load_registry().tasks.items())
 

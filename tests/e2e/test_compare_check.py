@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from harness.ask.filters import Filters
 from harness.cli import main, make_parser
 from harness.evidence import saved
 from harness.evidence.check import Finder
 from harness.evidence.saved import SavedGroup
-from harness.evidence.selection import Filters
 
 ROOT = Path(__file__).parents[2]
 

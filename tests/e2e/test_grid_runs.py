@@ -49,9 +49,9 @@ def write_study(folder: Path, model: Path) -> Path:
 def grid(
     tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The whole grid, run once: 8 processes, each of which imports torch."""
+    """The whole grid, run once; forked from a warm process: 8 of their own would import torch 8 times."""
     study = write_study(tmp_path_factory.mktemp("grid"), tiny_model_dir)
-    return study, run(study, "--parallel", "2")
+    return study, run(study, "--parallel", "2", "--warm")
 
 
 def run(study: Path, *words: str, expect: int = 0) -> subprocess.CompletedProcess[str]:

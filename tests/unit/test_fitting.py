@@ -9,7 +9,8 @@ import pytest
 
 from harness.cli import main
 from harness.commands.list import _print_runs
-from harness.render.tables import make_console, print_table
+from harness.io.terminal import make_console
+from harness.render.tables import print_table
 
 WIDTHS = (60, 80, 120)
 NAMES = (

@@ -18,8 +18,9 @@ import harness.launch.local as local
 from harness.ask.study import parse_grid
 from harness.cli import main
 from harness.errors import UsageError
+from harness.io.gpus import visible_gpus
 from harness.launch.board import LiveBoard
-from harness.launch.devices import places, visible_gpus
+from harness.launch.devices import places
 from harness.launch.grid import run_all
 from harness.launch.local import LaunchOptions
 from harness.plan.forecast import Forecaster

@@ -9,7 +9,8 @@ import pytest
 
 from harness.evidence.rows import grouped, row_of, title_of
 from harness.record import Cost, DataInfo, Environment, Failure, ModelInfo, RunRecord, Score
-from harness.render.tables import COLUMNS, interval, number, print_runs, small_percent
+from harness.render.numbers import interval, number, small_percent
+from harness.report.run_table import COLUMNS, print_runs
 
 WIDTHS = (80, 100, 160)
 GPU = 12 * 2**30

@@ -10,7 +10,7 @@ from stubs import PLUGIN
 from harness.ask.sources import hub_problem
 from harness.cli import main
 from harness.errors import UsageError
-from harness.io.escape import masked
+from harness.escape import masked
 from harness.record import Failure
 
 

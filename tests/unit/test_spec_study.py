@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from stubs import PLUGIN, parse
 
-from harness.ask.model_names import CARDS, resolve_model_name
 from harness.ask.settings import format_value, parse_value
 from harness.ask.sources import resolve_source
 from harness.ask.study import parse_grid
 from harness.errors import MissingDependencyError, UsageError
 from harness.io.hub_cache import hub_cache
+from harness.model_names import CARDS, resolve_model_name
 from harness.plan.preflight import check_packages
 from harness.registry import load_registry
 

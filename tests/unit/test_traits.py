@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.ask.model_names import CARDS
 from harness.ask.model_traits import Traits, _downloaded, parameters_billion, rate_scale, traits_of
 from harness.errors import UsageError
+from harness.model_names import CARDS
 
 SMOL = {"model_type": "llama", "vocab_size": 49152, "num_key_value_heads": 3, "tie_word_embeddings": True}
 CONFIGS: dict[str, dict[str, Any]] = {

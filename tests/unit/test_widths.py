@@ -12,7 +12,7 @@ from stored import write_run
 from harness.cli import main
 from harness.report.as_text import as_text
 from harness.report.build import build_report
-from harness.report.table import Options
+from harness.report.options import Options
 from harness.store.runs import Store
 
 WIDTHS = (60, 80, 120)

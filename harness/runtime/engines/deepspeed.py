@@ -14,7 +14,7 @@ from harness.contracts import BaseLoader, Strategy
 from harness.errors import UsageError, error_line
 from harness.runtime.device import rank
 from harness.runtime.models.adapted import adapted
-from harness.runtime.training.batches import set_seed
+from harness.runtime.seeds import set_seed
 from harness.spec import RunSpec
 
 _CPU_BUCKET = 4_000_000

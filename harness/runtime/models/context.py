@@ -9,8 +9,8 @@ from lm_eval.models.utils import DEFAULT_MAX_LENGTH, resolve_max_length
 from transformers import PreTrainedTokenizerBase
 
 from harness.runtime.models.positions import base_model
+from harness.runtime.models.prompt_learning import is_prompt_learning, virtual_count
 from harness.runtime.models.rotary import rotary_of
-from harness.runtime.scoring.shared_keys import is_prompt_learning, virtual_count
 
 
 def context_length(

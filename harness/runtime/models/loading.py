@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from harness.ask.model_names import CARDS
 from harness.errors import UsageError
 from harness.io.hashes import hashes
+from harness.model_names import CARDS
 from harness.record import ModelInfo
 from harness.runtime.models.checks import refuse_acausal, refuse_adapter, refuse_incomplete
 from harness.runtime.models.gguf import dequantised, package_weights

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from harness.runtime.models.positions import base_model
-from harness.runtime.scoring.shared_keys import is_prompt_learning, virtual_count
+from harness.runtime.models.prompt_learning import is_prompt_learning, virtual_count
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from harness.errors import UsageError
 from harness.runtime.models.positions import base_model
-from harness.runtime.scoring.texts import Encoder
-from harness.runtime.training.batches import padding_id
+from harness.runtime.tokens.rows import padding_id
+from harness.runtime.tokens.texts import Encoder
 
 
 def generated_text(

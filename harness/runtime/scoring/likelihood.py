@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from harness.runtime.models.positions import base_model, vocabulary_size
+from harness.runtime.models.prompt_learning import is_prompt_learning, virtual_count
 from harness.runtime.models.rotary import rotary_of
 from harness.runtime.scoring.cuts import alike
 from harness.runtime.scoring.passes import Answers, Passes
 from harness.runtime.scoring.rows import Ids, PackedRow, batches, packed_rows, shared_beginnings
-from harness.runtime.scoring.shared_keys import Kept, is_prompt_learning, row_limit, virtual_count
+from harness.runtime.scoring.shared_keys import Kept, row_limit
 from harness.runtime.scoring.side_by_side import passes_at_a_time, side_by_side
 
 _CPU_TOKENS = 2048

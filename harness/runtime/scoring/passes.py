@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from harness.runtime.models.positions import Positions, base_model, chosen_positions, float32_head
+from harness.runtime.models.prompt_learning import is_prompt_learning, virtual_count
 from harness.runtime.models.rotary import forgetting
 from harness.runtime.scoring.rows import Ids, PackedRow, attention_mask
-from harness.runtime.scoring.shared_keys import Kept, is_prompt_learning, virtual_count, virtual_tokens
+from harness.runtime.scoring.shared_keys import Kept, virtual_tokens
 
 _PARTS = 16
 """Into which a pass's logits are divided to be summed up, which makes a copy of each part."""

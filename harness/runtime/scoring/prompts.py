@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.errors import UsageError
 from harness.runtime.scoring.rows import Ids, clip
-from harness.runtime.scoring.texts import Encoder, with_spaces_moved
+from harness.runtime.tokens.texts import Encoder, with_spaces_moved
 
 _TOKENIZED_AT_ONCE = 512
 

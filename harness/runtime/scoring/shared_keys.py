@@ -65,16 +65,6 @@ class _Expanded(DynamicLayer):  # type: ignore[misc]
         return keys, torch.cat([self.values, value_states], dim=-2)
 
 
-def is_prompt_learning(model: Any) -> bool:
-    """Whether a method of PEFT puts virtual tokens (or their keys and values) before the text."""
-    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
-
-
-def virtual_count(model: Any) -> int:
-    """Virtual tokens of a prompt-learning method."""
-    return int(model.active_peft_config.num_virtual_tokens)
-
-
 def virtual_tokens(model: Any) -> Kept:
     """What the text sees of a prompt-learning method's virtual tokens."""
     prompt = model.get_prompt(1)

@@ -8,8 +8,8 @@ from statistics import fmean
 from harness.contracts import Example, Prediction, Scoring, Task
 from harness.record import Inputs
 from harness.runtime.scoring.prompts import Cut
-from harness.runtime.scoring.texts import with_spaces_moved
-from harness.runtime.training.batches import Row
+from harness.runtime.tokens.rows import Row
+from harness.runtime.tokens.texts import with_spaces_moved
 
 
 def example_texts(task: Task, shots: Sequence[Example], scoring: Scoring) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from torch import nn
 from harness.errors import UsageError
 from harness.runtime.models.context import context_length
 from harness.runtime.models.positions import base_model, chosen_positions, vocabulary_size
+from harness.runtime.models.prompt_learning import is_prompt_learning
 from harness.runtime.scoring.likelihood import REFUSALS
-from harness.runtime.scoring.shared_keys import is_prompt_learning
-from harness.runtime.training.batches import Cut, Row, collate
+from harness.runtime.tokens.rows import Row
+from harness.runtime.training.batches import Cut, collate
 from harness.runtime.training.losses import answer_losses
 from harness.spec import RunSpec
 

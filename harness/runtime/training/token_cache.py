@@ -25,7 +25,7 @@ from harness.io.files import NotReadableError, read_bounded
 from harness.io.hashes import cache_root
 from harness.runtime.cache import forget_unused, mark_used, may_keep, private_folder
 from harness.runtime.device import rank
-from harness.runtime.training.batches import Row, encode_pairs
+from harness.runtime.tokens.rows import Row, encode_pairs
 
 VARIABLE = "MEDTUNE_CACHE_TOKENS"
 _FOLDER = "tokens"

@@ -16,17 +16,16 @@ from harness.contracts import Strategy
 from harness.runtime.models.attention import float32_short_attention
 from harness.runtime.models.positions import Positions, chosen_positions, vocabulary_size
 from harness.runtime.models.rotary import forgetting, rotary_of
+from harness.runtime.tokens.rows import Row, padding_id
 from harness.runtime.training.arguments import training_arguments
 from harness.runtime.training.batches import (
     IGNORED,
     Batch,
     Cut,
-    Row,
     StepBatches,
     StepLoader,
     collate,
     micro_batches,
-    padding_id,
 )
 from harness.runtime.training.callbacks import RunCallback, StepFigures, TrainingFinishedError
 from harness.runtime.training.checkpoints import load_trained, make_room, save_trained

@@ -19,10 +19,11 @@ from harness.commands.report import render
 from harness.errors import UsageError
 from harness.plan.trials import Trial, Tuning, store_tuning
 from harness.record import Inputs, RunRecord
-from harness.report.blocks import figure, parts
+from harness.report.blocks import figure
 from harness.report.build import build_report
 from harness.report.model import Cell, Report, Table
-from harness.report.table import Options
+from harness.report.options import Options
+from harness.report.parts import parts
 from harness.stats.accuracy import accuracy
 from harness.stats.averages import average
 from harness.stats.classification import macro_f1

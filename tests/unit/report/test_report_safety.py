@@ -18,7 +18,7 @@ from harness.commands.report import render
 from harness.record import Failure
 from harness.render.clean import csv_cell, latex
 from harness.report.build import build_report
-from harness.report.table import Options
+from harness.report.options import Options
 from harness.store.runs import Store
 
 HOSTILE = (

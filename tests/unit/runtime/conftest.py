@@ -15,10 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from harness.contracts import DataSource, Example, Metric, Scoring, Splits, Strategy, Task
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter
-from harness.runtime.models.loading import quantised
+from harness.runtime.models import quantised
+from harness.runtime.tokens.rows import Row, encode
 from harness.runtime.training import token_cache
 from harness.runtime.training.arguments import Plan
-from harness.runtime.training.batches import Row, encode
 from harness.runtime.training.callbacks import RunCallback, Throughput
 from harness.runtime.training.trainer import train_model
 from harness.spec import EngineSpec, ModelSpec, RunSpec, StrategySpec, TaskSpec, TrainSpec
@@ -219,3 +219,16 @@ def run_training(
 
     go.adapted = adapted  # type: ignore[attr-defined]
     return go
+
+
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
+    """The layers that were compiled: as far as tracing goes, without the C++ that takes half a minute."""
+    layers: list[torch.nn.Module] = []
+
+    def compile_layer(layer: torch.nn.Module, **options: Any) -> None:
+        layers.append(layer)
+        layer._compiled_call_impl = torch.compile(layer._call_impl, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_layer)
+    return layers

@@ -15,18 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from harness.contracts import Example
 from harness.errors import DataError, UsageError
 from harness.items import check_choices, data_fingerprint
-from harness.runtime.scoring.texts import Encoder
+from harness.runtime.tokens.rows import Row, RowError, encode, encode_all, encode_pairs
+from harness.runtime.tokens.texts import Encoder
 from harness.runtime.training.batches import (
     IGNORED,
     Cut,
-    Row,
-    RowError,
     StepBatches,
     StepLoader,
     collate,
-    encode,
-    encode_all,
-    encode_pairs,
     micro_batches,
     shuffled,
     split_fold,

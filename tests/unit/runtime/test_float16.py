@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from harness.errors import NonFiniteLossError
-from harness.runtime.models.loading import Located, autocast, one_dtype, precision
+from harness.runtime.models import precision
+from harness.runtime.models.loading import Located, autocast, one_dtype
 from harness.runtime.scoring.lm_eval_model import _dtype
 from harness.runtime.scoring.scorer import Scorer
 from harness.runtime.training.loss_scale import LossScale

@@ -15,14 +15,8 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from harness.errors import MissingDependencyError, UsageError
-from harness.runtime.models.loading import (
-    Base,
-    Located,
-    gguf,
-    load_tokenizer,
-    locate,
-    model_info,
-)
+from harness.runtime.models import gguf
+from harness.runtime.models.loading import Base, Located, load_tokenizer, locate, model_info
 from harness.spec import ModelSpec
 from harness.store.model_files import weights_sha256
 

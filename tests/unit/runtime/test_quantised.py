@@ -19,7 +19,8 @@ from transformers import BitsAndBytesConfig
 from harness.errors import UsageError
 from harness.io.lock import locked
 from harness.runtime.cache import write_sums
-from harness.runtime.models.loading import Base, Located, locate, quantised
+from harness.runtime.models import quantised
+from harness.runtime.models.loading import Base, Located, locate
 from harness.runtime.models.quantised import VARIABLE
 from harness.runtime.scoring.scorer import Scorer
 from harness.spec import ModelSpec

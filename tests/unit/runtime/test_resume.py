@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.contracts import Strategy
-from harness.runtime.training.batches import Row
+from harness.runtime.tokens.rows import Row
 from strategies.full import Full
 from strategies.ia3 import IA3
 from strategies.lora import Lora

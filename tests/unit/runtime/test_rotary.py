@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from harness.runtime.models.positions import chosen_positions
 from harness.runtime.models.rotary import forgetting, rotary_of
 from harness.runtime.scoring.scorer import Scorer
-from harness.runtime.training.batches import Cut, Row, collate, micro_batches
+from harness.runtime.tokens.rows import Row
+from harness.runtime.training.batches import Cut, collate, micro_batches
 from harness.runtime.training.losses import answer_losses
 from harness.runtime.training.packing import _examples_are_apart
 

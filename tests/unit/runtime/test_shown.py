@@ -22,7 +22,7 @@ from harness.runtime.models.positions import vocabulary_size
 from harness.runtime.scoring.scorer import Scorer
 from harness.runtime.scoring.scores import all_scores
 from harness.runtime.scoring.shown import example_texts, scored_inputs, trained_inputs
-from harness.runtime.training.batches import Row, encode, padding_id, refuse_outside
+from harness.runtime.tokens.rows import Row, encode, padding_id, refuse_outside
 from harness.store.inputs import scoring_sentences, training_sentences
 
 Examples = Callable[..., tuple[Example, ...]]

@@ -21,8 +21,8 @@ from harness.contracts import Example
 from harness.errors import UsageError
 from harness.runtime.evaluators.choice import predict
 from harness.runtime.scoring.scorer import Scorer
-from harness.runtime.scoring.texts import Encoder
-from harness.runtime.training.batches import encode
+from harness.runtime.tokens.rows import encode
+from harness.runtime.tokens.texts import Encoder
 from harness.runtime.training.token_cache import TokenCache
 
 PROMPT = "Question: Which organ secretes insulin?\nAnswer:"

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example
 from harness.errors import UsageError
+from harness.runtime.tokens.rows import Row, encode_pairs, text_pairs
 from harness.runtime.training import token_cache
-from harness.runtime.training.batches import Row, encode_pairs, text_pairs
 from harness.runtime.training.token_cache import VARIABLE, TokenCache
 from tasks.medqa import MedQA
 

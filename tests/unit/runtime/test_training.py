@@ -19,8 +19,9 @@ from transformers import get_scheduler
 from harness.contracts import Strategy
 from harness.errors import NonFiniteLossError
 from harness.runtime.models.counting import count_parameters
+from harness.runtime.tokens.rows import Row
 from harness.runtime.training.arguments import Plan
-from harness.runtime.training.batches import IGNORED, Row, shuffled
+from harness.runtime.training.batches import IGNORED, shuffled
 from harness.runtime.training.callbacks import StepFigures, Throughput
 from harness.runtime.training.flops import train_flops
 from strategies.full import Full

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.contracts import Strategy
-from harness.runtime.training.batches import Row
+from harness.runtime.tokens.rows import Row
 from harness.runtime.training.trainer import CPU_PASS_TOKENS
 from harness.spec import TrainSpec
 from strategies.full import Full
