@@ -76,14 +76,17 @@ def complete(checkpoint: Path, progress: Progress, steps_file: Path) -> None:
     sync_folder(checkpoint.parent, contents=False)
 
 
-def make_room(folder: Path) -> None:
-    """Before a checkpoint is written: delete all but the newest whole one, and the best one it names.
+def make_room(coming: Path) -> None:
+    """Before the checkpoint `coming` is written: delete all beside it but the newest whole one, and the best
+    one that names.
 
-    So there are never more than two (and a best one), and a damaged newest one has one before it.
+    So there are never more than two (and a best one), and a damaged newest one has one before it. Of
+    `coming` itself another process may have written its part already.
     """
+    folder = coming.parent
     whole = whole_checkpoints(folder)
     try:
-        keep = {whole[-1].name, _progress(whole[-1]).best} if whole else set()
+        keep = {coming.name, *((whole[-1].name, _progress(whole[-1]).best) if whole else ())}
     except _DamagedError:  # the ones before it may be needed yet
         return
     _delete_others(folder, keep)
@@ -101,6 +104,7 @@ def usable(folder: Path) -> tuple[Found | None, list[str]]:
             progress = _progress(checkpoint)
             if progress.measured.get("steps") != step_of(checkpoint):
                 raise _DamagedError(f"it is of step {progress.measured.get('steps')}")
+            _check_processes(checkpoint, progress.processes)
             if progress.best not in (None, checkpoint.name):
                 _check(folder / str(progress.best))
         except _DamagedError as error:
@@ -151,6 +155,15 @@ def _check(checkpoint: Path) -> None:
             raise _DamagedError(
                 f"{checkpoint.name}/{name} cannot be read: {first_line(str(error))}"
             ) from error
+
+
+def _check_processes(checkpoint: Path, processes: int) -> None:
+    """Raise `_DamagedError` unless each of several processes left its random state: the library goes on
+    without, to another result.
+    """
+    for rank in range(processes if processes > 1 else 0):
+        if not (checkpoint / f"rng_state_{rank}.pth").is_file():
+            raise _DamagedError(f"process {rank} left no random state")
 
 
 def _progress(checkpoint: Path) -> Progress:

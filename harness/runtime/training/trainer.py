@@ -167,7 +167,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         It is the first that is written of a checkpoint.
         """
         if self.args.should_save:
-            make_room(Path(self.args.output_dir))
+            make_room(Path(output_dir or self.args.output_dir))
         if not self.is_deepspeed_enabled and self.args.should_save:
             save_trained(self.model, Path(output_dir or self.args.output_dir))
             self._loss_scale.save(Path(output_dir or self.args.output_dir))

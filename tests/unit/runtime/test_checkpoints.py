@@ -42,6 +42,8 @@ def write(
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_text(f"weights {step}")
+    for rank in range(processes if processes > 1 else 0):
+        (checkpoint / f"rng_state_{rank}.pth").write_text(f"random state {rank}")
     if whole:
         steps = folder.parent / "steps.jsonl"
         steps.write_text("".join(f'{{"step": {i + 1}}}\n' for i in range(step)))
@@ -74,7 +76,7 @@ def test_a_stray_folder_is_no_checkpoint_and_stays(stray: str, tmp_path: Path) -
     shutil.copytree(expected, folder / stray)
     assert found(folder) == expected
     write(folder, 4)
-    make_room(folder)
+    make_room(folder / "checkpoint-6")
     assert (folder / stray / "weights").exists()
     assert last_checkpoint(tmp_path) == 4
 
@@ -85,8 +87,31 @@ def test_room_is_made_before_the_next_is_written(tmp_path: Path) -> None:
     for step, best in ((2, "checkpoint-2"), (4, "checkpoint-4"), (6, "checkpoint-4"), (8, "checkpoint-4")):
         write(folder, step, best=best)
     write(folder, 10, whole=False)
-    make_room(folder)
+    make_room(folder / "checkpoint-12")
     assert {path.name for path in folder.iterdir()} == {"checkpoint-4", "checkpoint-8"}
+
+
+def test_room_is_not_made_of_what_another_process_has_written_already(tmp_path: Path) -> None:
+    """The second process may be first: its random state went, and the run went on to another result."""
+    folder = tmp_path / "checkpoints"
+    write(folder, 2)
+    theirs = folder / "checkpoint-4" / "rng_state_1.pth"
+    theirs.parent.mkdir()
+    theirs.write_text("the second process's")
+    make_room(folder / "checkpoint-4")
+    assert theirs.read_text() == "the second process's"
+
+
+def test_a_checkpoint_that_lacks_a_process_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    before = write(folder, 2, processes=2)
+    lacking = write(folder, 4, whole=False)
+    (lacking / "rng_state_0.pth").write_text("random state 0")
+    complete(lacking, Progress({"steps": 4}, {}, False, None, 2), tmp_path / "steps.jsonl")
+    usable_one, passed_over = usable(folder)
+    assert usable_one is not None
+    assert usable_one.path == before
+    assert passed_over == ["checkpoint-4 is damaged (process 1 left no random state)"]
 
 
 def test_a_checkpoint_killed_while_deleted_is_not_taken_for_a_whole_one(

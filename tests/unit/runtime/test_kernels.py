@@ -54,8 +54,8 @@ def test_layers_of_every_kind_of_method_can_be_traced(
     strategy: Strategy, run_training: Train, traced_only: list[nn.Module]
 ) -> None:
     torch._dynamo.reset()
-    plain = run_training(strategy)
-    traced = run_training(strategy, compile=True)
+    plain = run_training(strategy, max_steps=2)
+    traced = run_training(strategy, max_steps=2, compile=True)
     assert len(traced_only) == 2
     assert traced.losses == pytest.approx(plain.losses, abs=1e-4)
 
@@ -64,8 +64,8 @@ def test_layers_of_every_kind_of_method_can_be_traced(
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo, on its own reads
 def test_traced_layers_can_be_recomputed(run_training: Train, traced_only: list[nn.Module]) -> None:
     torch._dynamo.reset()
-    plain = run_training(Lora(r=4))
-    both = run_training(Lora(r=4), compile=True, gradient_checkpointing=True)
+    plain = run_training(Lora(r=4), max_steps=2)
+    both = run_training(Lora(r=4), max_steps=2, compile=True, gradient_checkpointing=True)
     assert len(traced_only) == 2
     assert both.losses == pytest.approx(plain.losses, abs=1e-4)
 
