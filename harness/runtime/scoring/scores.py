@@ -54,7 +54,16 @@ def _macro_f1(gold: np.ndarray, predicted: np.ndarray, classes: int) -> Score:
     value = macro_f1(gold, predicted, classes)
     low, high = bootstrap(lambda i: macro_f1(gold[i], predicted[i], classes), len(gold))
     # A percentile interval can miss the value by a hair on a handful of items.
-    return Score(value=value, ci_low=min(low, value), ci_high=max(high, value), n=len(gold))
+    return _within(value, min(low, value), max(high, value), len(gold))
+
+
+def _within(value: float, low: float, high: float, n: int) -> Score:
+    """A score with its interval; without one where that has no width: items that all came out alike say
+    nothing of how much others vary.
+    """
+    if low == high:
+        return Score(value=value, n=n)
+    return Score(value=value, ci_low=low, ci_high=high, n=n)
 
 
 def _calibration(predictions: Sequence[Prediction], gold: np.ndarray) -> dict[str, Score]:
@@ -62,8 +71,9 @@ def _calibration(predictions: Sequence[Prediction], gold: np.ndarray) -> dict[st
     gold = np.array([_first(p, int(g)) for p, g in zip(predictions, gold, strict=True)])
     scores = {}
     for name, values in (("nll", nll(probabilities, gold)), ("brier", brier(probabilities, gold))):
-        low, high = normal_mean(values) if len(values) > 1 else (None, None)
-        scores[name] = Score(value=float(values.mean()), ci_low=low, ci_high=high, n=len(values))
+        mean = float(values.mean())
+        low, high = normal_mean(values) if len(values) > 1 else (mean, mean)
+        scores[name] = _within(mean, low, high, len(values))
     # ECE is biased upwards by an amount that depends on n: no interval is better than a wrong one.
     scores["ece"] = Score(value=expected_calibration_error(probabilities, gold), n=len(gold))
     return scores

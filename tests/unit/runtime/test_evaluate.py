@@ -180,6 +180,18 @@ def test_scores_by_hand() -> None:
     assert values["majority_macro_f1"] == pytest.approx((0 + 4 / 8 + 0) / 3)
 
 
+def test_no_interval_is_without_width() -> None:
+    """All right, and all as sure: what others would come to is not known the better for it."""
+    found = predictions_of([1] * 8, [1] * 8, [""] * 8)
+    scores = all_scores(Three(), found, [])  # type: ignore[arg-type]
+    for name in ("macro_f1", "nll", "brier"):
+        assert (scores[name].ci_low, scores[name].ci_high) == (None, None)
+    low, high = scores["accuracy"].ci_low, scores["accuracy"].ci_high
+    assert low is not None
+    assert high is not None
+    assert low < high
+
+
 def test_the_majority_is_of_train_and_not_of_test() -> None:
     found = predictions_of([0] * 9 + [1], [0] * 10, [""] * 10)
     train = [Example("t", "q", ("a", "b", "c"), 1)]
