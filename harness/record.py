@@ -51,6 +51,9 @@ class Cost(Frozen):
     train_examples_per_second: float | None = None
     eval_examples_per_second: float | None = None
     train_flops: float | None = None
+    model_flops_utilisation: float | None = Field(
+        None, ge=0, le=1, description="train_flops over what the devices could have done in train_seconds"
+    )
     energy_joules: float | None = None
     gpu_hours: float | None = None
 

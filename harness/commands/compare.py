@@ -12,7 +12,7 @@ from typing import Any
 from harness.ask.options import filters_of
 from harness.errors import EXIT_OK, UsageError
 from harness.evidence.compare import Comparison, Subgroup, compare_pairs
-from harness.evidence.cost_rows import CostRow
+from harness.evidence.costs import CostRow
 from harness.evidence.rows import title_of
 from harness.evidence.selection import Selector, pairs
 from harness.render.document import Block, Bullets, Heading, Paragraph, Table, as_markdown, print_text
@@ -253,7 +253,7 @@ def _cost_blocks(c: Comparison) -> list[Block]:
     blocks: list[Block] = []
     if c.costs:
         blocks.append(
-            Table("Cost (memory: the highest run; else means)", headers, list(map(row, c.costs)), left=(0, 1))
+            Table("Cost (memory and size: the highest run; else means)", headers, list(map(row, c.costs)), left=(0, 1))
         )
     return blocks + ([Paragraph(f"Cost: {c.cost_note}")] if c.cost_note else [])
 

@@ -12,13 +12,14 @@ from harness.ask.repeat import repeat_command
 from harness.errors import EXIT_OK, UsageError, did_you_mean, first_line
 from harness.evidence.rows import title_of
 from harness.io.terminal import make_console
-from harness.launch.progress import duration
+from harness.measures import GIB, MEASURES
 from harness.model_names import find_card
 from harness.plan.tuning import print_tuning
 from harness.record import RunRecord, Score
 from harness.registry import known_strategy
-from harness.render.numbers import GIB, MIB, MISSING, interval, number, small_percent
+from harness.render.numbers import MISSING, interval, number
 from harness.render.tables import print_table
+from harness.report.measured import measured
 from harness.spec import RunSpec
 from harness.store import inputs
 from harness.store.runs import Store, last_checkpoint
@@ -143,28 +144,7 @@ def _print_scores(console: Console, record: RunRecord) -> None:
 
 
 def _print_cost(console: Console, record: RunRecord) -> None:
-    cost = record.cost
-    pairs = [
-        ("trained parameters", number(cost.trainable_parameters)),
-        ("all parameters", number(cost.total_parameters)),
-        ("trained %", small_percent(cost.trainable_fraction)),
-        ("adapter MiB", number(cost.adapter_bytes, MIB, 2)),
-        ("GPU memory peak, reserved GiB", number(cost.gpu_memory_reserved_peak_bytes, GIB, 2)),
-        ("GPU memory peak, allocated GiB", number(cost.gpu_memory_allocated_peak_bytes, GIB, 2)),
-        ("GPU memory peak, whole device GiB", number(cost.gpu_memory_device_peak_bytes, GIB, 2)),
-        ("host memory peak GiB", number(cost.host_memory_peak_bytes, GIB, 2)),
-        ("training steps", number(cost.train_steps)),
-        ("training s", number(cost.train_seconds, digits=1)),
-        ("evaluation s", number(cost.eval_seconds, digits=1)),
-        ("whole run", MISSING if cost.total_seconds is None else duration(cost.total_seconds)),
-        ("training tokens", number(cost.train_tokens)),
-        ("training tokens/s", number(cost.train_tokens_per_second)),
-        ("training examples/s", number(cost.train_examples_per_second, digits=2)),
-        ("evaluation examples/s", number(cost.eval_examples_per_second, digits=2)),
-        ("training TFLOP", number(cost.train_flops, 1e12, 2)),
-        ("energy kJ", number(cost.energy_joules, 1000, 2)),
-        ("GPU hours", number(cost.gpu_hours, digits=3)),
-    ]
+    pairs = [(own.named, measured(own, getattr(record.cost, own.field), listed=True)) for own in MEASURES]
     _table(console, ["", "value"], [list(pair) for pair in pairs], title="Cost", right=(False, True))
     if record.phases:
         rows = [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError, UsageError
 from harness.escape import plain
 from harness.evidence.audit import Difference, audit, comparable
-from harness.evidence.cost_rows import CostRow, cost_rows
+from harness.evidence.costs import CostRow, cost_rows
 from harness.evidence.outcomes import Group, Outcomes, aligned, clusters_of, load_outcomes
 from harness.evidence.pairing import is_fixed, paired
 from harness.evidence.selection import names_of

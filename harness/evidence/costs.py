@@ -1,47 +1,73 @@
-"""What a group of runs cost, and how that compares. Memory and time mean nothing across devices."""
+"""What groups of runs cost, and how that compares. Memory and time mean nothing across devices."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from statistics import fmean
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from harness.evidence.audit import same_device
+from harness.evidence.tuned import Tuning
+from harness.measures import MEASURES, Measure
 from harness.record import RunRecord
 
-COMPARED = (
-    "gpu_memory_bytes", "host_memory_bytes", "train_seconds", "total_seconds", "train_tokens_per_second",
-    "eval_examples_per_second", "gpu_hours", "energy_joules",
-)  # fmt: skip
-"""Shown as a ratio to the reference, on the same kind of device."""
-NumberT = TypeVar("NumberT", int, float)
 POINT = 0.01
+Tuned = tuple[Tuning | None, Tuning | None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Costs:
-    """Of a group: means over its seeds, of memory and size the highest. All seeds on one kind of device,
-    else only what no device changes.
+    """Of a group, each as its measure says (harness.measures).
 
-    minutes_per_point, gpu_hours_per_point: training cost of each point of accuracy gained over the same
-    model without training and without worked examples; None where there is no gain or no such run.
+    device: the one kind of device all its seeds ran on; None where there were several, and then without
+    what a device decides. minutes_per_point, gpu_hours_per_point: training cost of each point of accuracy
+    gained over the same model without training and without worked examples; None where there is no gain or
+    no such run.
     """
 
     device: str | None = None
-    trainable_parameters: int | None = None
-    trainable_fraction: float | None = None
-    adapter_bytes: int | None = None
-    gpu_memory_bytes: int | None = None
-    host_memory_bytes: int | None = None
-    train_seconds: float | None = None
-    total_seconds: float | None = None
-    train_tokens_per_second: float | None = None
-    eval_examples_per_second: float | None = None
-    gpu_hours: float | None = None
-    energy_joules: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
     minutes_per_point: float | None = None
     gpu_hours_per_point: float | None = None
+
+    def get(self, name: str) -> float | None:
+        """What was measured under this field of a record's cost; None where it was not."""
+        return self.measured.get(name)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All figures by name, for JSON and CSV."""
+        return {
+            "device": self.device,
+            **{own.field: self.get(own.field) for own in MEASURES},
+            "minutes_per_point": self.minutes_per_point,
+            "gpu_hours_per_point": self.gpu_hours_per_point,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """One cost of two sides; `ratio` is A over B, `None` where either is missing or 0."""
+
+    name: str
+    unit: str
+    a: float | None
+    b: float | None
+    ratio: float | None
+
+
+def over_runs(records: Sequence[RunRecord], own: Measure) -> float | None:
+    """A cost of a group's runs as one figure; `None` where a run did not measure it."""
+    return own.combined(getattr(record.cost, own.field) for record in records)
+
+
+def costs_of(records: Sequence[RunRecord]) -> Costs:
+    """The costs of a group; without those of devices where its seeds ran on several kinds."""
+    device = device_of(records)
+    shown = [own for own in MEASURES if device is not None or not own.by_device]
+    values = {own.field: over_runs(records, own) for own in shown}
+    return Costs(device, {name: value for name, value in values.items() if value is not None})
 
 
 def device_of(records: Sequence[RunRecord]) -> str | None:
@@ -53,52 +79,76 @@ def device_of(records: Sequence[RunRecord]) -> str | None:
     return first.environment.device_name + times
 
 
-def costs_of(records: Sequence[RunRecord]) -> Costs:
-    """The costs of a group; without those of devices where its seeds ran on several kinds."""
-
-    def read(name: str, combine: Callable[[list[NumberT]], NumberT]) -> NumberT | None:
-        values = [getattr(record.cost, name) for record in records]
-        return None if any(value is None for value in values) else combine(values)
-
-    size = Costs(
-        trainable_parameters=read("trainable_parameters", max),
-        trainable_fraction=read("trainable_fraction", max),
-        adapter_bytes=read("adapter_bytes", max),
-    )
-    device = device_of(records)
-    if device is None:
-        return size
-    return dataclasses.replace(
-        size,
-        device=device,
-        gpu_memory_bytes=read("gpu_memory_reserved_peak_bytes", max),
-        host_memory_bytes=read("host_memory_peak_bytes", max),
-        train_seconds=read("train_seconds", fmean),
-        total_seconds=read("total_seconds", fmean),
-        train_tokens_per_second=read("train_tokens_per_second", fmean),
-        eval_examples_per_second=read("eval_examples_per_second", fmean),
-        gpu_hours=read("gpu_hours", fmean),
-        energy_joules=read("energy_joules", fmean),
-    )
-
-
 def per_point(costs: Costs, gain: float | None) -> Costs:
     """With the cost of each point of accuracy gained; `gain` is a fraction, None where unknown."""
     if gain is None or gain <= 0:
         return costs
     points = gain / POINT
-    minutes = None if costs.train_seconds is None else costs.train_seconds / 60 / points
-    hours = None if costs.gpu_hours is None else costs.gpu_hours / points
-    return dataclasses.replace(costs, minutes_per_point=minutes, gpu_hours_per_point=hours)
+    seconds, hours = costs.get("train_seconds"), costs.get("gpu_hours")
+    return dataclasses.replace(
+        costs,
+        minutes_per_point=None if seconds is None else seconds / 60 / points,
+        gpu_hours_per_point=None if hours is None else hours / points,
+    )
 
 
 def ratios(costs: Costs, reference: Costs) -> dict[str, float]:
-    """Each cost over the reference's; empty across kinds of devices."""
+    """What a device decides, over the reference's; empty across kinds of devices."""
     if costs.device is None or costs.device != reference.device:
         return {}
-    found = {}
-    for name in COMPARED:
-        own, other = getattr(costs, name), getattr(reference, name)
-        if own is not None and other:
-            found[name] = own / other
-    return found
+    compared = [own.field for own in MEASURES if own.compared and own.by_device]
+    found = {name: ratio(costs.get(name), reference.get(name)) for name in compared}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def cost_rows(
+    one: Sequence[RunRecord], other: Sequence[RunRecord], tuned: Tuned = (None, None)
+) -> tuple[tuple[CostRow, ...], str]:
+    """Costs side by side in the units shown, and why some are left out. What neither measured is no row."""
+    alike = on_one_device(one, other)
+    rows = []
+    for own in MEASURES:
+        if not own.compared or (own.by_device and not alike):
+            continue
+        a, b = (over_runs(side, own) for side in (one, other))
+        if a is not None or b is not None:
+            left, right = (None if value is None else value / own.scale for value in (a, b))
+            rows.append(CostRow(own.label, own.unit, left, right, ratio(a, b)))
+    rows += _tuning_rows(tuned, alike)
+    note = (
+        "" if alike else f"memory, time and speed are not compared: {devices(one)} against {devices(other)}"
+    )
+    return tuple(rows), note
+
+
+def _tuning_rows(tuned: Tuned, alike: bool) -> list[CostRow]:
+    """What choosing the learning rates took, besides the costs above; 0 where one was given."""
+    if not any(tuned):
+        return []
+    given = Tuning(trials=0, total_seconds=0.0)
+    a, b = (own or given for own in tuned)
+    rows = [CostRow("learning rates tried", "trials", a.trials, b.trials, ratio(a.trials, b.trials))]
+    if alike:
+        seconds = (a.total_seconds, b.total_seconds)
+        rows.append(CostRow("time of these trials", "s", *seconds, ratio(*seconds)))
+    return rows
+
+
+def on_one_device(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> bool:
+    """Whether all runs of both sides were made on one kind of device, by as many processes."""
+    first = one[0]
+    return all(same_device(first, record) for record in (*one, *other))
+
+
+def devices(records: Sequence[RunRecord]) -> str:
+    """The devices of some runs, in words."""
+    found = {
+        f"{r.environment.processes} x {r.environment.device_name}" if r.environment else "an unknown device"
+        for r in records
+    }
+    return " / ".join(sorted(found))
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    """a / b, or `None` where that is not known."""
+    return None if a is None or not b else a / b

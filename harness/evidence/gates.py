@@ -15,7 +15,8 @@ from typing import Literal
 
 from scipy import special
 
-from harness.evidence.cost_rows import devices, on_one_device, over_runs
+from harness.evidence.costs import devices, on_one_device, over_runs
+from harness.measures import Measure, measure
 from harness.record import RunRecord
 from harness.stats import exact
 from harness.stats.equivalence import exact_table, noninferiority
@@ -112,48 +113,43 @@ def items_needed(discordant: float, limits: Limits, power: float = POWER) -> int
 
 def memory_gate(baseline: Sequence[RunRecord], candidate: Sequence[RunRecord], limit: float) -> Gate:
     """Peak memory: the GPU's where both have one, else the host's where neither has."""
-    field_name, kind = "gpu_memory_reserved_peak_bytes", "GPU"
-    if all(r.cost.gpu_memory_reserved_peak_bytes is None for r in (*baseline, *candidate)):
-        field_name, kind = "host_memory_peak_bytes", "host"
-    b, c = (over_runs(side, field_name, "max") for side in (baseline, candidate))
-    unit = 2**30
-    told = (f"{kind} memory peak", "GiB", None if b is None else b / unit, None if c is None else c / unit)
-    return _ratio_gate("memory", told, (baseline, candidate), highest=limit)
+    own, kind = measure("gpu_memory_reserved_peak_bytes"), "GPU"
+    if all(getattr(r.cost, own.field) is None for r in (*baseline, *candidate)):
+        own, kind = measure("host_memory_peak_bytes"), "host"
+    return _ratio_gate("memory", f"{kind} memory peak", own, (baseline, candidate), highest=limit)
 
 
 def throughput_gate(baseline: Sequence[RunRecord], candidate: Sequence[RunRecord], limit: float) -> Gate:
     """Tokens a second in training; for methods that do not train, examples a second in evaluation."""
-    every = (*baseline, *candidate)
-    field_name, what, unit = "train_tokens_per_second", "training speed", "tokens/s"
-    if not any(r.spec.trains for r in every):
-        field_name, what, unit = "eval_examples_per_second", "evaluation speed", "examples/s"
-    b, c = (over_runs(side, field_name, "mean") for side in (baseline, candidate))
-    return _ratio_gate("throughput", (what, unit, b, c), (baseline, candidate), lowest=limit)
+    trains = any(r.spec.trains for r in (*baseline, *candidate))
+    own = measure("train_tokens_per_second" if trains else "eval_examples_per_second")
+    return _ratio_gate("throughput", own.label, own, (baseline, candidate), lowest=limit)
 
 
 def trainable_gate(baseline: Sequence[RunRecord], candidate: Sequence[RunRecord], limit: float) -> Gate:
     """The trained share of the parameters, on whatever device."""
-    b, c = (over_runs(side, "trainable_fraction", "max") for side in (baseline, candidate))
-    told = ("trained share", "%", None if b is None else b * 100, None if c is None else c * 100)
-    return _ratio_gate("trainable", told, None, highest=limit)
+    own = measure("trainable_fraction")
+    return _ratio_gate("trainable", own.label, own, (baseline, candidate), highest=limit)
 
 
 def _ratio_gate(
     name: str,
-    measured: tuple[str, str, float | None, float | None],
-    sides: tuple[Sequence[RunRecord], Sequence[RunRecord]] | None,
+    what: str,
+    own: Measure,
+    sides: tuple[Sequence[RunRecord], Sequence[RunRecord]],
     *,
     highest: float | None = None,
     lowest: float | None = None,
 ) -> Gate:
-    """A ratio against its limit. `sides`: whose devices must be of one kind, where that matters."""
-    what, unit, b, c = measured
+    """The ratio of the candidate's cost to the baseline's, against its limit."""
+    b, c = (None if (v := over_runs(side, own)) is None else v / own.scale for side in sides)
+    unit = own.unit
     limit, bound = (highest, "at most") if highest is not None else (lowest, "at least")
     ratio = None if b is None or c is None or b == 0 else c / b
     if b == c == 0:
         ratio = 1.0
     numbers: dict[str, Number] = {"baseline": b, "candidate": c, "unit": unit, "ratio": ratio, "limit": limit}
-    if sides and not on_one_device(*sides):
+    if own.by_device and not on_one_device(*sides):
         other = f"other devices, {devices(sides[0])} and {devices(sides[1])}"
         return Gate(name, "cannot_tell", f"{what}: measured on {other}", numbers)
     if b is None or c is None:

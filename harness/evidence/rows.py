@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.record import RunRecord, Score
+from harness.record import Cost, RunRecord, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +31,12 @@ class Row:
     chance: float | None
     majority: float | None
     test_n: int | None
-    trainable_fraction: float | None
-    gpu_memory_reserved_peak_bytes: int | None
-    host_memory_peak_bytes: int | None
-    train_seconds: float | None
-    train_tokens_per_second: float | None
-    adapter_bytes: int | None
+    cost: Cost
 
 
 def row_of(record: RunRecord) -> Row:
     """The row of one record, of whatever status."""
-    scores, cost, spec = record.scores, record.cost, record.spec
+    scores, spec = record.scores, record.spec
     chance, majority = scores.get("chance_accuracy"), scores.get("majority_accuracy")
     accuracy = scores.get("accuracy")
     return Row(
@@ -64,12 +59,7 @@ def row_of(record: RunRecord) -> Row:
         chance=chance.value if chance else None,
         majority=majority.value if majority else None,
         test_n=accuracy.n if accuracy else None,
-        trainable_fraction=cost.trainable_fraction,
-        gpu_memory_reserved_peak_bytes=cost.gpu_memory_reserved_peak_bytes,
-        host_memory_peak_bytes=cost.host_memory_peak_bytes,
-        train_seconds=cost.train_seconds,
-        train_tokens_per_second=cost.train_tokens_per_second,
-        adapter_bytes=cost.adapter_bytes,
+        cost=record.cost,
     )
 
 

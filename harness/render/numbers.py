@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Protocol
 
 MISSING = "-"
-GIB = 2**30
-MIB = 2**20
 
 
 class Scored(Protocol):

@@ -6,7 +6,6 @@ The first column says what a row is: measured, average, pair, failed, or publish
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ VERDICT = (
     "difference_low_holm", "difference_high_holm", "macro_f1_difference", "macro_f1_difference_low",
     "macro_f1_difference_high",
 )  # fmt: skip
-COSTS = tuple(field.name for field in dataclasses.fields(Costs))
+COSTS = tuple(Costs().plain)
 TUNING = ("tuning_trials", "tuning_failed", "tuning_total_seconds", "tuning_gpu_hours", "learning_rate")
 REST = ("failure", "message", "metric", "protocol", "source", "audit", "run_ids", "command")
 COLUMNS = (*IDENTITY, *SCORES, *VERDICT, *COSTS, *TUNING, *REST)
@@ -86,7 +85,7 @@ def _shared(table: Table) -> dict[str, Any]:
 def _measured(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, Any]:
     audit = [f"{line.what}: {line.one} against {line.other}" for line in table.differences(cell, column)]
     return {
-        **_shared(table), **dataclasses.asdict(cell.costs), **_verdict(table, cell),
+        **_shared(table), **cell.costs.plain, **_verdict(table, cell),
         "kind": "measured", "data_set": column.title, "task": column.task, "strategy": row.strategy,
         "label": row.label, "seeds": " ".join(map(str, cell.seeds)),
         "accuracy": cell.accuracy.value, "accuracy_low": cell.accuracy.low, "accuracy_high": cell.accuracy.high,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.evidence.costs import Costs
-from harness.render.numbers import GIB, MIB
+from harness.measures import MEASURES, Measure
 from harness.render.svg import (
     BOTTOM,
     HEIGHT,
@@ -38,30 +37,21 @@ NEAR = 7.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A cost on the x axis. by_device: it means nothing across devices."""
+class Drawn:
+    """A measure on the x axis. by_device: it means nothing across devices."""
 
+    measure: Measure
     title: str
     axis: str
-    value: Callable[[Costs], float | None]
-    by_device: bool = True
+
+    @property
+    def by_device(self) -> bool:
+        return self.measure.by_device
 
 
-def _over(name: str, unit: float) -> Callable[[Costs], float | None]:
-    def read(costs: Costs) -> float | None:
-        value = getattr(costs, name)
-        return None if value is None else value / unit
-
-    return read
-
-
-KINDS = (
-    Kind("GPU memory", "peak GPU memory, GiB", _over("gpu_memory_bytes", GIB)),
-    Kind("host memory", "peak host memory, GiB", _over("host_memory_bytes", GIB)),
-    Kind("training time", "training time, seconds", _over("train_seconds", 1)),
-    Kind("adapter size", "size of what is saved, MiB", _over("adapter_bytes", MIB), by_device=False),
-    Kind("trainable share", "trainable parameters, %", _over("trainable_fraction", 0.01), by_device=False),
-)
+def drawn() -> list[Drawn]:
+    """The measures that have a chart."""
+    return [Drawn(own, *own.chart) for own in MEASURES if own.chart]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +66,7 @@ class View:
 def views(cells: Sequence[Cell], series: dict[str, int]) -> Iterator[View]:
     """Every cost that was measured, on every kind of device by itself. Shares and sizes stand together."""
     devices = list(dict.fromkeys(cell.costs.device for cell in cells if cell.costs.device))
-    for kind in KINDS:
+    for kind in sorted(drawn(), key=lambda own: not own.by_device):
         if not kind.by_device:
             if view := _view(kind, kind.title, cells, series):
                 yield view
@@ -88,23 +78,23 @@ def views(cells: Sequence[Cell], series: dict[str, int]) -> Iterator[View]:
                 yield view
 
 
-def _view(kind: Kind, title: str, cells: Sequence[Cell], series: dict[str, int]) -> View | None:
+def _view(kind: Drawn, title: str, cells: Sequence[Cell], series: dict[str, int]) -> View | None:
     points: list[tuple[Cell, float]] = []
     missing = []
     for cell in cells:
-        value = kind.value(cell.costs)
+        value = cell.costs.get(kind.measure.field)
         if value is None and not cell.trains:
             value = 0.0  # nothing was trained, and nothing saved
         if value is None:
             missing.append(cell.label)
         else:
-            points.append((cell, value))
+            points.append((cell, value / kind.measure.scale))
     if not any(value > 0 for _, value in points):
         return None
     return View(title, _draw(kind, points, series), tuple(missing))
 
 
-def _draw(kind: Kind, points: Sequence[tuple[Cell, float]], series: dict[str, int]) -> Markup:
+def _draw(kind: Drawn, points: Sequence[tuple[Cell, float]], series: dict[str, int]) -> Markup:
     above = [value for _, value in points if value > 0]
     log = max(above) / min(above) > LOG_FROM
     none = any(value <= 0 for _, value in points)
@@ -155,7 +145,7 @@ def _side_by_side(at: Sequence[tuple[float, float]]) -> list[tuple[float, float]
     return found
 
 
-def _point(kind: Kind, cell: Cell, value: float, px: float, py: float, y: Scale, series: int) -> Markup:
+def _point(kind: Drawn, cell: Cell, value: float, px: float, py: float, y: Scale, series: int) -> Markup:
     alone = " (one run, not the method)" if cell.seeded and len(cell.seeds) == 1 else ""
     tip = f"{cell.label}: {figure(cell.accuracy)} %{alone}, {kind.axis}: {value:,.4g}"
     parts = []

@@ -9,10 +9,12 @@ from typing import TextIO
 from harness.errors import first_line
 from harness.evidence.rows import Row, grouped
 from harness.io.terminal import make_console
+from harness.measures import MEASURES, Measure
 from harness.record import RunRecord
 from harness.render.columns import PADDING, wrapped
-from harness.render.numbers import GIB, MIB, MISSING, interval, number, percent, small_percent
+from harness.render.numbers import MISSING, interval, number, percent
 from harness.render.tables import print_table, tell_left_out
+from harness.report.measured import measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,8 @@ def _score_cell(row: Row) -> str:
     return interval(row.accuracy) if row.status == "ok" else row.failure_kind or row.status
 
 
-def _memory(value: int | None) -> str:
-    return number(value, GIB, 2)
+def _measured(own: Measure) -> Callable[[Row], str]:
+    return lambda row: measured(own, getattr(row.cost, own.field))
 
 
 COLUMNS = (
@@ -44,12 +46,7 @@ COLUMNS = (
     Column("accuracy % [95%]", _score_cell, 99),
     Column("accuracy_norm %", lambda row: interval(row.accuracy_norm), 20),
     Column("macro F1 %", lambda row: percent(row.macro_f1.value if row.macro_f1 else None), 50),
-    Column("trained %", lambda row: small_percent(row.trainable_fraction), 70),
-    Column("GPU peak GiB", lambda row: _memory(row.gpu_memory_reserved_peak_bytes), 81),
-    Column("host peak GiB", lambda row: _memory(row.host_memory_peak_bytes), 65),
-    Column("train s", lambda row: number(row.train_seconds, digits=1), 80),
-    Column("tokens/s", lambda row: number(row.train_tokens_per_second), 60),
-    Column("adapter MiB", lambda row: number(row.adapter_bytes, MIB, 1), 55),
+    *(Column(own.header, _measured(own), own.weight) for own in MEASURES if own.weight),
     Column("id", lambda row: row.run_id.rpartition("-")[2], 85, right=False),
     Column("run", lambda row: row.run_id, 30, right=False),
 )

@@ -182,7 +182,7 @@ def _rows(
     def order(row: Row) -> tuple[bool, bool, bool, float, str]:
         cell = next((cell for cell in row.cells if cell), None)
         trained, seeded = cell is None or cell.trains, cell is None or cell.seeded
-        share = (cell.costs.trainable_fraction if cell else None) or 0.0
+        share = (cell.costs.get("trainable_fraction") if cell else None) or 0.0
         return (trained, seeded, row.label != reference, -share, row.label)
 
     return sorted(rows, key=order)

@@ -43,6 +43,7 @@ from harness.runtime.models.loading import (
 from harness.runtime.models.positions import vocabulary_size
 from harness.runtime.models.precision import slow_products
 from harness.runtime.models.text_path import as_text_model
+from harness.runtime.peaks import peak_flops, utilisation
 from harness.runtime.scoring.scorer import Progress, Scorer
 from harness.runtime.scoring.scores import all_scores
 from harness.runtime.scoring.shown import scored_inputs, trained_inputs
@@ -267,6 +268,7 @@ class Run:
         self._measured["train_flops"] = train_flops(
             model, callback.throughput.tokens, callback.throughput.answer_tokens
         )
+        self._measure_utilisation()
         self.meter.combine_processes("train")
         return (
             whole_model(model, strategy, self.spec, base) if self.spec.engine.name == "deepspeed" else model
@@ -310,6 +312,15 @@ class Run:
             "train_tokens_per_second": throughput.rate(throughput.timed_tokens),
             "train_examples_per_second": throughput.rate(throughput.timed_examples),
         }
+
+    def _measure_utilisation(self) -> None:
+        if self.device.type != "cuda":
+            return
+        peak = peak_flops(torch.cuda.get_device_name(self.device), self.spec.model.dtype)
+        flops, seconds = self._measured["train_flops"], self._measured.get("train_seconds")
+        self._measured["model_flops_utilisation"], told = utilisation(flops, seconds, peak, world_size())
+        if told:
+            self.events.notice(told)
 
     def _save(self, model: nn.Module, strategy: Strategy, base: Base) -> None:
         folder = self.folder / "adapter"
