@@ -54,8 +54,11 @@ class AskedModel(ModelSpec):
 
 class StrategySpec(Frozen):
     name: str
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="every setting of the strategy, defaults written out"
+    settings: dict[str, Any] = Field(default_factory=dict, description="every setting, defaults included")
+    at_default: tuple[str, ...] | None = Field(
+        None,
+        description="settings that equal the strategy's defaults, which are no part of a run's name; "
+        "None in older specs: all settings are",
     )
 
 
@@ -192,6 +195,10 @@ class RunSpec(Frozen):
     def digest(self) -> str:
         """SHA-256 over the settings that differ from the defaults; where plugins lie is left out."""
         own = self.model_dump(mode="json", exclude_defaults=True)
+        usual = own["strategy"].pop("at_default", None)
+        if usual is not None:
+            counted = {k: v for k, v in self.strategy.settings.items() if k not in usual}
+            own["strategy"] = {"name": self.strategy.name, **({"settings": counted} if counted else {})}
         own["plugins"] = [plugin.sha256 for plugin in self.plugins]
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 

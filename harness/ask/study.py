@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any
 
 from harness.ask.axes import command_axes, make_variants
+from harness.ask.identity import strategy_spec
 from harness.ask.layers import (
     Asked,
     Named,
@@ -24,7 +24,7 @@ from harness.ask.settings import one_line
 from harness.ask.sources import resolve_source
 from harness.ask.study_file import Study, read_study
 from harness.contracts import Strategy, Task
-from harness.errors import UsageError, all_at_once, first_line
+from harness.errors import UsageError, all_at_once
 from harness.model_names import RANDOM_PREFIX
 from harness.plugins.contract import is_rate
 from harness.plugins.loading import guarded_class
@@ -32,12 +32,10 @@ from harness.provenance import is_installed
 from harness.registry import Registry, load_registry, plugins_of
 from harness.spec import (
     AUTO,
-    Dtype,
     EngineSpec,
     ModelSpec,
     PluginSpec,
     RunSpec,
-    StrategySpec,
     TaskSpec,
     TrainSpec,
 )
@@ -179,7 +177,7 @@ def resolve(
     )
     return RunSpec(
         model=ModelSpec(**{**asked.model, "name": model_name, "dtype": dtype}),
-        strategy=StrategySpec(name=strategy.name, settings=settings_of(strategy, dtype)),
+        strategy=strategy_spec(strategy, dtype),
         task=TaskSpec(name=name, source=source, **task_values),
         train=TrainSpec(**train),
         engine=EngineSpec(**engine),
@@ -221,20 +219,6 @@ def own_learning_rate(strategy: Strategy) -> float | None:
             "A learning rate is a number above 0 and at most 10; or give one: --set train.learning_rate=...",
         )
     return rate
-
-
-def settings_of(strategy: Strategy, dtype: Dtype) -> dict[str, Any]:
-    """Every setting of a strategy in a run's precision, as JSON holds it. Raises `UsageError` for what JSON cannot hold."""
-    with guarded_class(type(strategy)):
-        settings = strategy.at_precision(dtype).model_dump(mode="json")
-    try:
-        json.dumps(settings, allow_nan=False)
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"strategy '{strategy.name}' has a setting that no record can hold: {first_line(str(error))}",
-            "Settings are text, numbers (not NaN), true, false, null, lists and mappings.",
-        ) from error
-    return settings
 
 
 def _engine_name(strategy: Strategy, asked: Asked) -> str:

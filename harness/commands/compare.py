@@ -253,7 +253,12 @@ def _cost_blocks(c: Comparison) -> list[Block]:
     blocks: list[Block] = []
     if c.costs:
         blocks.append(
-            Table("Cost (memory and size: the highest run; else means)", headers, list(map(row, c.costs)), left=(0, 1))
+            Table(
+                "Cost (memory and size: the highest run; else means)",
+                headers,
+                list(map(row, c.costs)),
+                left=(0, 1),
+            )
         )
     return blocks + ([Paragraph(f"Cost: {c.cost_note}")] if c.cost_note else [])
 

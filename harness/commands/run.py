@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"warning: {line}")
     store = Store(args.results)
     asked = parse_grid(args, registry, notify=lambda text: say(_framed(text)))
+    asked = store.as_stored(asked)
     # Of a run that is tuned it is the run at the chosen rate that is looked for, later.
     specs, refusal = usable(asked, store, force=args.force or bool(args.tune or study.tune))
     sizes = ValidationSizes(registry)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.ask.identity import described_anew
 from harness.errors import StoreError, UsageError
 from harness.evidence.confidence import SURE_COLUMNS, Sure, sure_of
 from harness.evidence.labels import labels
@@ -133,8 +134,8 @@ class _Read:
 
 
 def digest_of(record: RunRecord) -> str:
-    """What the runs of one group have in common: their spec without the seed."""
-    return record.spec.model_copy(update={"seed": 0}).digest
+    """What the runs of one group have in common: their spec without the seed, whichever medtune wrote it."""
+    return described_anew(record.spec).model_copy(update={"seed": 0}).digest
 
 
 def groups(records: Sequence[RunRecord]) -> list[Group]:

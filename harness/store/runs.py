@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +84,21 @@ class Store:
     def spec(self, run_id: str) -> RunSpec:
         """The stored spec. Raises `StoreError` where there is none that can be read."""
         return _read(self.folder(run_id) / "spec.json", RunSpec)
+
+    def as_stored(self, specs: Sequence[RunSpec]) -> list[RunSpec]:
+        """Each spec, or the same run as it is stored under the name that an earlier medtune gave it."""
+        names: dict[str, list[str]] = {}
+        for run_id in self.run_ids():
+            names.setdefault(run_id.rpartition("-")[0], []).append(run_id)
+        return [self._as_stored(spec, names.get(spec.run_id.rpartition("-")[0], ())) for spec in specs]
+
+    def _as_stored(self, spec: RunSpec, names: Sequence[str]) -> RunSpec:
+        for run_id in names if spec.run_id not in names else ():
+            with contextlib.suppress(StoreError):  # of what cannot be read `records` tells
+                stored = self.spec(run_id)
+                if stored.run_id == run_id and not differences(stored, spec):
+                    return stored
+        return spec
 
     def record(self, run_id: str) -> RunRecord:
         """The stored record. Raises `StoreError` where there is none that can be read."""
@@ -185,10 +200,20 @@ def _check_files(folder: Path) -> None:
 
 
 def differences(stored: RunSpec, asked: RunSpec) -> dict[str, tuple[Any, Any]]:
-    """Every value that differs, by its dotted name. Where a plugin file lies is no difference."""
-    old, new = (_flat(spec.model_dump(mode="json")) for spec in (stored, asked))
+    """Every value that differs, by its dotted name. Where a plugin file lies is no difference, and neither is
+    a setting that one side was described without and the other has at its default.
+    """
+    old, new = (_flat(_described(spec, other)) for spec, other in ((stored, asked), (asked, stored)))
     keys = [key for key in dict.fromkeys([*old, *new]) if not re.fullmatch(r"plugins\.\d+\.path", key)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _described(spec: RunSpec, other: RunSpec) -> dict[str, Any]:
+    own = spec.model_dump(mode="json")
+    del own["strategy"]["at_default"]
+    usual = set(spec.strategy.at_default or ()) - other.strategy.settings.keys()
+    own["strategy"]["settings"] = {k: v for k, v in spec.strategy.settings.items() if k not in usual}
+    return own
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
