@@ -85,6 +85,7 @@ def parse_grid(
     for task in tasks:
         if notice := sources[task.name][1]:
             notify(notice)
+    _refuse_too_many(variants)
     traits = _traits(variants)
     for (model, _), found in traits.items():
         if found.unknown:
@@ -104,9 +105,6 @@ def _specs(
     precision: Precision,
 ) -> list[RunSpec]:
     """Every run of every variant, each once: task, model and seed in the order they were named."""
-    count = sum(len(v.tasks) * len(v.models) * len(v.seeds) for v in variants)
-    if count > MOST_RUNS:
-        raise UsageError(f"these are {count:,} runs, more than {MOST_RUNS:,}", "Ask for a part of them.")
     tasks = _in_order(variant.tasks for variant in variants)
     models = _in_order(variant.models for variant in variants)
     specs = (
@@ -124,6 +122,13 @@ def _specs(
         for seed in variant.seeds
     )
     return list({spec.run_id: spec for spec in specs}.values())
+
+
+def _refuse_too_many(variants: Sequence[Variant]) -> None:
+    """Before anything is asked of each model: the Hub takes its time."""
+    count = sum(len(v.tasks) * len(v.models) * len(v.seeds) for v in variants)
+    if count > MOST_RUNS:
+        raise UsageError(f"these are {count:,} runs, more than {MOST_RUNS:,}", "Ask for a part of them.")
 
 
 def _traits(variants: Sequence[Variant]) -> ModelTraits:

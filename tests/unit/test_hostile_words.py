@@ -205,7 +205,9 @@ def test_a_grid_of_too_many_runs(tmp_path, capsys):
         f"grid: {{strategy: lora, task: medqa, model: [{names}], seed: [{seeds}]}}\ndata: sample\n"
     )
     assert main(["run", "--study", str(study), "--dry-run"]) == 2
-    assert "these are 120,000 runs, more than 100,000" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "these are 120,000 runs, more than 100,000" in told
+    assert "org/m1 " not in told  # nothing was asked of the models
 
 
 def test_what_is_read_is_read_as_before():
