@@ -149,7 +149,10 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
         help="a setting, such as train.learning_rate=1e-4, strategy.r=8 or model.dtype=float32; repeatable",
     )
     how.add_argument("--engine", choices=("plain", "deepspeed"), help="default: the strategy's own")
-    how.add_argument("--plugin", action="append", default=[], metavar="FILE", help="more strategies or tasks")
+    how.add_argument("--probe", metavar="NAMES", help="measure more on the finished model; see list probes")
+    how.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="more strategies, tasks or probes"
+    )
     where = run.add_argument_group("where and when")
     where.add_argument(
         "--processes",
@@ -191,8 +194,8 @@ def _add_list(commands: argparse._SubParsersAction[Parser]) -> None:
     listing.add_argument(
         "what",
         nargs="?",
-        metavar="strategies|tasks|models|runs",
-        choices=("strategies", "tasks", "models", "runs"),
+        metavar="strategies|tasks|models|probes|runs",
+        choices=("strategies", "tasks", "models", "probes", "runs"),
         help="default: strategies, tasks and models",
     )
     listing.add_argument("-v", "--verbose", action="store_true", help="with the settings of each strategy")

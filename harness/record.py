@@ -10,7 +10,6 @@ from harness.escape import masked
 from harness.spec import Frozen, RunSpec
 
 SCHEMA_VERSION: Literal[1] = 1
-PHASES = ("load", "adapt", "train", "evaluate", "save")
 
 
 class Score(Frozen):
@@ -59,7 +58,10 @@ class Cost(Frozen):
 
 
 class Phase(Frozen):
-    name: Literal["load", "adapt", "train", "evaluate", "save"]
+    name: str = Field(
+        pattern=r"^(load|adapt|train|save|evaluate|probe:\S+)$",
+        description="load, adapt, train, save, evaluate, or probe:NAME",
+    )
     seconds: float
     import_seconds: float | None = Field(
         None, description="of `load`: until Python and the libraries were there"
@@ -154,6 +156,21 @@ class Failure(Frozen):
         return None if text is None else masked(text)
 
 
+class MetricInfo(Frozen):
+    unit: str
+    higher_is_better: bool
+    chance: float | None = None
+    definition: str = ""
+
+
+class ProbeResult(Frozen):
+    """What a probe measured on the finished model, and what each figure is; or why it could not."""
+
+    scores: dict[str, Score] = Field(default_factory=dict)
+    metrics: dict[str, MetricInfo] = Field(default_factory=dict)
+    failure: Failure | None = None
+
+
 class RunRecord(Frozen):
     schema_version: Literal[1] = SCHEMA_VERSION
     run_id: str
@@ -171,6 +188,9 @@ class RunRecord(Frozen):
     model: ModelInfo | None = None
     inputs: Inputs | None = Field(None, description="of a run that ended well; None in older records")
     failure: Failure | None = None
+    probes: dict[str, ProbeResult] = Field(
+        default_factory=dict, description="by name; what they took is in `phases`, and in no cost of the run"
+    )
     resumed: int = Field(0, ge=0, description="times training went on from a checkpoint")
     passed_over: tuple[str, ...] = Field(
         (), description="checkpoints that were found damaged, each with what training went on from"

@@ -1,4 +1,4 @@
-"""Finding strategies and tasks: the built-in ones, installed plugins, and single files."""
+"""Finding strategies, tasks and probes: the built-in ones, installed plugins, and single files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.contracts import Strategy, Task
+from harness.contracts import Probe, Strategy, Task
 from harness.errors import UsageError, unknown_name
 from harness.plugins.contract import contract_problems
 from harness.plugins.loading import guarded, import_file, installed, read_plugin
@@ -21,6 +21,8 @@ from harness.plugins.search_path import ROOT
 from harness.spec import PluginSpec, RunSpec
 
 BUILT_IN = ("strategies", "tasks")
+KINDS: dict[str, type[Any]] = {"strategy": Strategy, "task": Task, "probe": Probe}
+"""What can be plugged in by a file of its own."""
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Registry:
 
     strategies: dict[str, type[Strategy]] = field(default_factory=dict)
     tasks: dict[str, type[Task]] = field(default_factory=dict)
+    probes: dict[str, type[Probe]] = field(default_factory=dict)
     origins: dict[tuple[str, str], PluginSpec] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
@@ -45,8 +48,13 @@ class Registry:
             raise UsageError(unknown_name("task", name, self.tasks))
         return self.tasks[name]
 
+    def probe(self, name: str) -> type[Probe]:
+        if name not in self.probes:
+            raise UsageError(unknown_name("probe", name, self.probes))
+        return self.probes[name]
+
     def add(self, module: ModuleType, plugin: PluginSpec | None = None) -> int:
-        """Register every strategy and task defined in `module`; returns how many there were.
+        """Register everything defined in `module` that can be plugged in; returns how many there were.
 
         Raises `UsageError` for those of a plugin that cannot be used, and then registers none of them.
         """
@@ -54,8 +62,8 @@ class Registry:
 
     def add_class(self, cls: type[Any], plugin: PluginSpec) -> None:
         """Register one class of an installed plugin. Raises `UsageError` as `add` does."""
-        if not issubclass(cls, (Strategy, Task)):
-            raise UsageError(f"{_whose(plugin)}: {cls.__name__} is neither a Strategy nor a Task")
+        if not issubclass(cls, tuple(KINDS.values())):
+            raise UsageError(f"{_whose(plugin)}: {cls.__name__} is no Strategy, no Task and no Probe")
         self._register([cls], plugin)
 
     def _register(self, classes: Sequence[type[Any]], plugin: PluginSpec | None) -> int:
@@ -83,13 +91,18 @@ class Registry:
         return f"the {_kind(cls)} name '{cls.name}' is taken by {where}; give {cls.__name__} another"
 
     def _table(self, cls: type[Any]) -> dict[str, Any]:
-        return self.strategies if _kind(cls) == "strategy" else self.tasks
+        tables: dict[str, dict[str, Any]] = {
+            "strategy": self.strategies,
+            "task": self.tasks,
+            "probe": self.probes,
+        }
+        return tables[_kind(cls)]
 
 
 def load_registry(
     plugins: Iterable[str | Path | PluginSpec] = (), *, with_installed: bool = True
 ) -> Registry:
-    """The built-in strategies and tasks, then installed plugins, then the plugin files given.
+    """The built-in strategies, tasks and probes, then installed plugins, then the plugin files given.
 
     The file of a `PluginSpec` is refused before anything of it is run where it is not the one of that
     hash. Raises `UsageError` for a file that cannot be used; an installed plugin is skipped then.
@@ -98,6 +111,8 @@ def load_registry(
     for package_name in BUILT_IN:
         for module in _modules(_own_package(package_name)):
             registry.add(module)
+    for module in _modules(importlib.import_module("harness.probes")):
+        registry.add(module)
     plugins = list(plugins)
     if with_installed or any(isinstance(plugin, PluginSpec) and plugin.package for plugin in plugins):
         _add_installed(registry)
@@ -153,16 +168,16 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
 
 
 def _definitions(module: ModuleType) -> Iterator[type[Any]]:
-    """The strategies and tasks of a module. An abstract base shared by several methods has no name."""
+    """The strategies, tasks and probes of a module. An abstract base shared by several methods has no name."""
     for _, cls in inspect.getmembers(module, inspect.isclass):
-        if cls.__module__ != module.__name__ or not issubclass(cls, (Strategy, Task)):
+        if cls.__module__ != module.__name__ or not issubclass(cls, tuple(KINDS.values())):
             continue
         if "name" in cls.__dict__:
             yield cls
 
 
 def _kind(cls: type[Any]) -> str:
-    return "strategy" if issubclass(cls, Strategy) else "task"
+    return next(kind for kind, base in KINDS.items() if issubclass(cls, base))
 
 
 def _whose(plugin: PluginSpec | None) -> str:
@@ -178,7 +193,7 @@ def _add_installed(registry: Registry) -> None:
         try:
             if isinstance(loaded, ModuleType):
                 if not registry.add(loaded, plugin):
-                    raise UsageError(f"{_whose(plugin)}: defines no strategy and no task")
+                    raise UsageError(f"{_whose(plugin)}: defines no strategy, no task and no probe")
             else:
                 registry.add_class(loaded, plugin)
         except UsageError as error:
@@ -195,6 +210,6 @@ def _add_file(registry: Registry, path: Path, sha256: str | None) -> None:
         added = registry.add(module, PluginSpec(path=str(path), sha256=found))
     if not added:
         raise UsageError(
-            f"plugin {path}: defines no strategy and no task",
-            "A plugin is a file with a subclass of harness.contracts.Strategy or Task that has a name.",
+            f"plugin {path}: defines no strategy, no task and no probe",
+            "A plugin is a file with a subclass of harness.contracts.Strategy, Task or Probe that has a name.",
         )

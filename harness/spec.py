@@ -168,7 +168,10 @@ class RunSpec(Frozen):
     train: TrainSpec = TrainSpec()
     engine: EngineSpec = EngineSpec()
     seed: int = Field(0, ge=0, lt=2**32)
-    plugins: tuple[PluginSpec, ...] = Field((), description="files that supply this run's strategy or task")
+    plugins: tuple[PluginSpec, ...] = Field(
+        (), description="files that supply this run's strategy, task or probes"
+    )
+    probes: tuple[str, ...] = Field((), description="what is measured on the finished model, in this order")
 
     @property
     def run_id(self) -> str:

@@ -37,6 +37,8 @@ def repeat_command(spec: RunSpec, strategy: type[Strategy] | None = None, seeds:
         words += ["--limit", str(spec.task.limit)]
     if spec.trains:
         words += ["--engine", spec.engine.name]
+    if spec.probes:
+        words += ["--probe", ",".join(spec.probes)]
     for plugin in spec.plugins:
         words += [] if plugin.package else ["--plugin", plugin.path]
     # Always: left out, it would be what suits the machine on which the command is given.

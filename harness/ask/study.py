@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import Any
 
-from harness.ask.axes import command_axes, make_variants
+from harness.ask.axes import command_axes, make_variants, split_list
 from harness.ask.identity import strategy_spec
 from harness.ask.layers import (
     Asked,
@@ -24,7 +24,7 @@ from harness.ask.settings import one_line
 from harness.ask.sources import resolve_source
 from harness.ask.study_file import Study, read_study
 from harness.contracts import Strategy, Task
-from harness.errors import UsageError, all_at_once
+from harness.errors import UsageError, all_at_once, unknown_name
 from harness.model_names import RANDOM_PREFIX
 from harness.plugins.contract import is_rate
 from harness.plugins.loading import guarded_class
@@ -76,6 +76,10 @@ def parse_grid(
         if variant.strategy is not None:
             problems += _strategy_problems(variant.strategy, variant.asked, registry)
     _check_effect(variants, problems, notify)
+    probes = tuple(split_list(args.probe))
+    problems += [
+        unknown_name("probe", name, registry.probes) for name in probes if name not in registry.probes
+    ]
     tasks = [registry.tasks[name] for name in _in_order(variant.tasks for variant in variants)]
     data = Named(args.data) if args.data is not None else study.data or Named(DEFAULT_DATA)
     sources = _sources(data, tasks, problems)
@@ -91,7 +95,7 @@ def parse_grid(
         if found.unknown:
             notify(_unknown_size(model, found))
     where = {name: source for name, (source, _) in sources.items()}
-    specs = _specs(variants, where, traits, registry, precision)
+    specs = _specs(variants, where, traits, registry, precision, probes)
     for reason in precision.reasons:
         notify(reason)
     return specs
@@ -103,6 +107,7 @@ def _specs(
     traits: ModelTraits,
     registry: Registry,
     precision: Precision,
+    probes: tuple[str, ...],
 ) -> list[RunSpec]:
     """Every run of every variant, each once: task, model and seed in the order they were named."""
     tasks = _in_order(variant.tasks for variant in variants)
@@ -115,7 +120,11 @@ def _specs(
             task=(task, sources[task]),
             model=(model, traits[model, variant.asked.model.get("revision")]),
             seed=seed,
-            plugins=plugins_of(registry, [("strategy", variant.cls.name), ("task", task)]),
+            plugins=plugins_of(
+                registry,
+                [("strategy", variant.cls.name), ("task", task), *(("probe", name) for name in probes)],
+            ),
+            probes=probes,
         )
         for task, model, variant in product(tasks, models, variants)
         if variant.strategy is not None and task in variant.tasks and model in variant.models
@@ -157,6 +166,7 @@ def resolve(
     model: tuple[str, Traits],
     seed: int,
     plugins: tuple[PluginSpec, ...] = (),
+    probes: tuple[str, ...] = (),
 ) -> RunSpec:
     """The complete spec of one run. `task` is its name and its resolved data source; `model` its name and
     the defaults that its size asks for.
@@ -188,6 +198,7 @@ def resolve(
         engine=EngineSpec(**engine),
         seed=seed if draws(strategy, asked, model_name) else DEFAULT_SEED,
         plugins=plugins,
+        probes=probes,
     )
 
 

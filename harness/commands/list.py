@@ -1,4 +1,4 @@
-"""`list`: the strategies, tasks, models and runs there are."""
+"""`list`: the strategies, tasks, models, probes and runs there are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.ask.settings import format_value
-from harness.contracts import Strategy, Task
+from harness.contracts import Probe, Strategy, Task
 from harness.errors import EXIT_OK, StoreError
 from harness.io.terminal import make_console
 from harness.model_names import CARDS
@@ -44,6 +44,8 @@ def _entries(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     registry: Registry = load_registry(args.plugin)
     for line in registry.skipped:
         print(f"warning: {line}", file=sys.stderr)
+    if kind == "probes":
+        return [_probe(registry.probes[name]) for name in sorted(registry.probes)]
     if kind == "tasks":
         return [_task(registry.tasks[name]) for name in sorted(registry.tasks)]
     return [_guarded_entry(registry.strategies[name]) for name in sorted(registry.strategies)]
@@ -52,6 +54,11 @@ def _entries(kind: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 def _guarded_entry(cls: type[Strategy]) -> dict[str, Any]:
     with guarded_class(cls):
         return strategy_entry(cls)
+
+
+def _probe(cls: type[Probe]) -> dict[str, Any]:
+    metrics = [dataclasses.asdict(metric) for metric in cls.metrics]
+    return {"name": cls.name, "summary": cls.summary, "source": cls.source, "metrics": metrics}
 
 
 def _task(cls: type[Task]) -> dict[str, Any]:
@@ -171,6 +178,16 @@ def _print_tasks(entries: list[dict[str, Any]], verbose: bool) -> None:
         console.print(wrapped(f"source: {entry['source']}\n", console.width, "  "), soft_wrap=True)
 
 
+def _print_probes(entries: list[dict[str, Any]], verbose: bool) -> None:
+    console = make_console()
+    print_table(console, ["probe", "what it does"], [[e["name"], e["summary"]] for e in entries], fold=(1,))
+    for entry in entries if verbose else []:
+        for metric in entry["metrics"]:
+            told = f"{entry['name']}: {metric['name']} ({metric['unit']}): {metric['definition']}"
+            console.print(wrapped(told, console.width), soft_wrap=True)
+        console.print(wrapped(f"source: {entry['source']}\n", console.width, "  "), soft_wrap=True)
+
+
 def _print_models(entries: list[dict[str, Any]], verbose: bool) -> None:
     rows = [
         [
@@ -205,5 +222,6 @@ _TABLES: dict[str, Callable[[list[dict[str, Any]], bool], None]] = {
     "strategies": _print_strategies,
     "tasks": _print_tasks,
     "models": _print_models,
+    "probes": _print_probes,
     "runs": _print_runs,
 }

@@ -165,7 +165,8 @@ class _Session:
         if runs.interrupted:
             _tell_interrupted(runs.not_started)
             return records, EXIT_INTERRUPTED
-        if any(record.status == "failed" for record in records):
+        unmeasured = [record for record in records if self._tell_probes(record)]
+        if unmeasured or any(record.status == "failed" for record in records):
             return records, EXIT_FAILED
         return records, max(trials.refusal_code, runs.refusal_code, refusal)
 
@@ -177,6 +178,13 @@ class _Session:
         outcomes = run_all(specs, store, self._options, self._where, board, after)
         self.told |= outcomes.records.keys()
         return outcomes
+
+    def _tell_probes(self, record: RunRecord) -> bool:
+        """Say which probes of a run measured nothing, and whether there are any."""
+        failed = {name: own.failure for name, own in record.probes.items() if own.failure}
+        for name, failure in failed.items():
+            self._say(f"{record.run_id}: probe {name} measured nothing: {failure.message}")
+        return bool(failed)
 
     def _tell_tuning(self, specs: Sequence[RunSpec], tuner: Tuner) -> None:
         tunings = [(spec, tuner.tuning(spec)) for spec in tuner.settled(specs)]

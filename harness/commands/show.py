@@ -89,6 +89,7 @@ def _print_record(console: Console, record: RunRecord, folder: Path) -> None:
     for sentence in inputs.of_record(record):
         console.print(f"Inputs: {sentence}", highlight=False)
     _print_scores(console, record)
+    _print_probes(console, record)
     _print_cost(console, record)
     _print_settings(console, record.spec)
     _print_origins(console, record)
@@ -141,6 +142,28 @@ def _print_scores(console: Console, record: RunRecord) -> None:
         if rows:
             headers = ["", "unit", "value [95%]", "items"]
             _table(console, headers, rows, title=title, right=(False, False, True, True), fold=(0,))
+
+
+def _print_probes(console: Console, record: RunRecord) -> None:
+    for name, found in record.probes.items():
+        if found.failure is not None:
+            console.print(
+                f"\nprobe {name} measured nothing: {first_line(found.failure.message)}", soft_wrap=True
+            )
+            continue
+        rows = [
+            [metric, own.definition, *_probe_value(own.unit, found.scores[metric])]
+            for metric, own in found.metrics.items()
+            if metric in found.scores
+        ]
+        headers = [name, "what it is", "unit", "value [95%]", "items"]
+        _table(console, headers, rows, title="Probe", right=(False, False, False, True, True), fold=(1,))
+
+
+def _probe_value(unit: str, score: Score) -> list[str]:
+    if unit == "fraction":
+        return ["%", interval(score), str(score.n)]
+    return [unit, *_score_row("", score)[2:]]
 
 
 def _print_cost(console: Console, record: RunRecord) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.contracts import DataSource, Splits
-from harness.errors import MissingDependencyError
+from harness.errors import MissingDependencyError, UsageError
 from harness.items import check_choices, scored_items
 from harness.plugins.loading import guarded_class
 from harness.provenance import is_installed
@@ -58,6 +58,14 @@ def check_data(specs: Iterable[RunSpec], registry: Registry) -> list[str]:
                 splits[name, source] = task().load(DataSource.parse(source))
             asked = scored_items(splits[name, source], spec.task.split, spec.task.limit)
             check_choices(task(), asked, spec.task.scoring)
+        for name in spec.probes:
+            probe = registry.probe(name)
+            with guarded_class(probe):
+                reason = probe().refusal(task(), spec.task.scoring, asked)
+            if reason:
+                raise UsageError(
+                    f"probe '{name}' measures nothing here: {reason}", "Leave --probe out, or ask otherwise."
+                )
     return list(dict.fromkeys(line for loaded in splits.values() for line in loaded.notices))
 
 

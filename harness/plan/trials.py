@@ -117,7 +117,7 @@ def trials_of(spec: RunSpec, n: int, validation_n: int) -> list[RunSpec]:
         splits = [{"split": "train", "fold": fold} for fold in range(FOLDS)]
     return [
         with_rate(spec, rate).model_copy(
-            update={"task": spec.task.model_copy(update=split), "seed": TUNING_SEED}
+            update={"task": spec.task.model_copy(update=split), "seed": TUNING_SEED, "probes": ()}
         )
         for rate in rates(spec.train.learning_rate, n)
         for split in splits

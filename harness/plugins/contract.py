@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import Any
 
-from harness.contracts import Metric, Strategy
+from harness.contracts import Metric, Probe, Strategy
 
 HIGHEST_RATE = 10.0
 """TrainSpec's bound."""
@@ -18,10 +18,10 @@ _NAME = re.compile(r"[^\s,()=@/\\]{1,64}")
 
 
 def contract_problems(cls: type[Any]) -> list[str]:
-    """One line for each thing that is missing in a strategy or task, or is of another kind."""
+    """One line for each thing that is missing in a strategy, task or probe, or is of another kind."""
     if inspect.isabstract(cls):
         return [f"{cls.__name__} lacks {', '.join(sorted(cls.__abstractmethods__))}()"]
-    checks = _STRATEGY if issubclass(cls, Strategy) else _TASK
+    checks = _STRATEGY if issubclass(cls, Strategy) else _PROBE if issubclass(cls, Probe) else _TASK
     missing = object()
     problems = []
     for name, (fits, expected) in {**_BOTH, **checks}.items():
@@ -91,3 +91,4 @@ _TASK = {
     "class_names": (_are_texts, "a tuple of texts"),
     "hub_id": (_is_hub_id, "org/name, or None"),
 }
+_PROBE = {"metrics": (_are_metrics, "a tuple of harness.contracts.Metric")}

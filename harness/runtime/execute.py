@@ -135,6 +135,7 @@ def _record(run: Run, failure: Failure | None, made_with: Environment | None, st
         model=run.model_info,
         inputs=run.inputs if failure is None else None,
         failure=failure,
+        probes=run.probes if failure is None else {},
         resumed=run.resumed,
         passed_over=run.passed_over,
         notices=tuple(run.events.notices),

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from harness.record import Phase
 
 Peaks = dict[str, int | None]
-PhaseName = Literal["load", "adapt", "train", "evaluate", "save"]
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _DEVICE_POLL_SECONDS = 0.05
@@ -168,7 +167,7 @@ class Meter:
         self._import_seconds = self.total_seconds()
 
     @contextmanager
-    def phase(self, name: PhaseName) -> Iterator[None]:
+    def phase(self, name: str) -> Iterator[None]:
         """Measures the body as phase `name`, also when it raises."""
         self.current = name
         self._watch = self._start_peaks()
@@ -206,7 +205,7 @@ class Meter:
             }
         return peaks
 
-    def combine_processes(self, name: PhaseName) -> None:
+    def combine_processes(self, name: str) -> None:
         """Put all processes' peaks into phase `name`."""
         index = max(i for i, phase in enumerate(self.phases) if phase.name == name)
         own = {key: getattr(self.phases[index], key) for key in _PEAKS}

@@ -15,12 +15,22 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from harness.contracts import TRAINED_ON, DataSource, Example, Splits, Strategy, Task
+from harness.contracts import (
+    TRAINED_ON,
+    DataSource,
+    Example,
+    Finished,
+    Prediction,
+    Probe,
+    Splits,
+    Strategy,
+    Task,
+)
 from harness.errors import DataError, UsageError
 from harness.io.files import sync_folder
 from harness.items import check_choices, data_fingerprint, scored_items
 from harness.provenance import is_installed
-from harness.record import Cost, DataInfo, Inputs, ModelInfo, Score
+from harness.record import Cost, DataInfo, Inputs, ModelInfo, ProbeResult, Score
 from harness.registry import load_registry
 from harness.runtime.device import rank, world_size
 from harness.runtime.engines.deepspeed import prepare, whole_model
@@ -44,6 +54,7 @@ from harness.runtime.models.positions import vocabulary_size
 from harness.runtime.models.precision import slow_products
 from harness.runtime.models.text_path import as_text_model
 from harness.runtime.peaks import peak_flops, utilisation
+from harness.runtime.probing import probed
 from harness.runtime.scoring.scorer import Progress, Scorer
 from harness.runtime.scoring.scores import all_scores
 from harness.runtime.scoring.shown import scored_inputs, trained_inputs
@@ -83,11 +94,13 @@ class Run:
         self.resumed = 0
         self.passed_over: tuple[str, ...] = ()
         self._earlier_seconds = 0.0
+        self.probes: dict[str, ProbeResult] = {}
         self._measured: dict[str, Any] = {}
+        self._spent: Cost | None = None
 
     def go(self) -> None:
         """All phases. In a distributed run only the first process saves and evaluates."""
-        strategy, task = self._resolve_plugins()
+        strategy, task, probes = self._resolve_plugins()
         base, tokenizer, model, splits = self._load(strategy, task)
         with self._phase("adapt"):
             # Seeded here and not before: the adapter's first weights depend on nothing but the seed.
@@ -106,14 +119,18 @@ class Run:
         with self._phase("evaluate"):
             if strategy.trains:
                 splits = self._with_test(task, splits)
-            self._evaluate(model, task, tokenizer, splits)
+            finished = self._evaluate(model, task, tokenizer, splits)
+        self._spent = self.cost()  # what a probe takes is its own
+        for probe in probes:
+            with self._phase(f"probe:{probe.name}"):
+                self.probes[probe.name] = probed(probe, finished)
         sync_folder(self.folder)  # on the disk before a record speaks of it
 
-    def _phase(self, name: Any) -> Any:
+    def _phase(self, name: str) -> Any:
         self.events.phase(name)
         return self.meter.phase(name)
 
-    def _resolve_plugins(self) -> tuple[Strategy, Task]:
+    def _resolve_plugins(self) -> tuple[Strategy, Task, list[type[Probe]]]:
         registry = load_registry(self.spec.plugins, with_installed=False)
         loaded = {plugin.sha256 for plugin in registry.origins.values()}
         for plugin in self.spec.plugins:  # of an installed one only its loading shows what it is now
@@ -122,7 +139,8 @@ class Run:
                     f"plugin {plugin.path} changed since this run was described", "Run the command again."
                 )
         strategy = registry.strategy(self.spec.strategy.name)(**self.spec.strategy.settings)
-        return strategy, registry.task(self.spec.task.name)()
+        probes = [registry.probe(name) for name in self.spec.probes]
+        return strategy, registry.task(self.spec.task.name)(), probes
 
     def _load(self, strategy: Strategy, task: Task) -> tuple[Base, PreTrainedTokenizerBase, Any, Splits]:
         with self._phase("load"):
@@ -336,17 +354,9 @@ class Run:
 
     def _evaluate(
         self, model: nn.Module, task: Task, tokenizer: PreTrainedTokenizerBase, splits: Splits
-    ) -> None:
+    ) -> Finished:
         test, settings = self._test(splits), self.spec.task
-        dtype = "float32" if one_dtype(model) else self.spec.model.dtype
-        scorer = Scorer(
-            model,
-            tokenizer,
-            max_length=context_length(model, tokenizer, self.spec.model.max_length, self.events.notice),
-            batch_tokens=self.spec.engine.evaluation_batch_tokens,
-            autocast=functools.partial(autocast, self.device, dtype),
-            on_progress=self._evaluation_progress(task, test),
-        )
+        scorer = self._scorer(model, task, tokenizer, test)
         for note in scorer.notes:
             self.events.notice(note)
         shots = worked_examples(self._folded(splits.train)[0], settings.shots, self.spec.seed)
@@ -368,14 +378,33 @@ class Run:
         write_predictions(predictions, self.folder, asked)
         self.scores = all_scores(task, predictions, self._folded(splits.train)[0])
 
+        def answers(items: Sequence[Example]) -> Sequence[Prediction]:
+            again = self._scorer(model, task, tokenizer, items)
+            return predict(again, task, items, shots, settings.scoring)[0]
+
+        return Finished(task, settings.scoring, self.spec.seed, test, predictions, answers, model, tokenizer)
+
+    def _scorer(
+        self, model: nn.Module, task: Task, tokenizer: PreTrainedTokenizerBase, items: Sequence[Example]
+    ) -> Scorer:
+        dtype = "float32" if one_dtype(model) else self.spec.model.dtype
+        return Scorer(
+            model,
+            tokenizer,
+            max_length=context_length(model, tokenizer, self.spec.model.max_length, self.events.notice),
+            batch_tokens=self.spec.engine.evaluation_batch_tokens,
+            autocast=functools.partial(autocast, self.device, dtype),
+            on_progress=self._evaluation_progress(task, items),
+        )
+
     def _evaluation_progress(self, task: Task, test: Sequence[Example]) -> Callable[[Progress], None]:
         work = Work.of(task, test, self.spec.task.scoring)
-        started = time.perf_counter()
+        started, phase = time.perf_counter(), self.meter.current
 
         def show(done: Progress) -> None:
             memory, kind = memory_now(self.device)
             self.events.progress(
-                phase="evaluate", done=done.answered * len(test) // work.requests, of=len(test), memory_bytes=memory,
+                phase=phase, done=done.answered * len(test) // work.requests, of=len(test), memory_bytes=memory,
                 memory_kind=kind, seconds_left=work.seconds_left(done, time.perf_counter() - started),
                 final=done.answered == work.requests,
             )  # fmt: skip
@@ -383,7 +412,9 @@ class Run:
         return show
 
     def cost(self) -> Cost:
-        """What is known so far; what was not measured is None."""
+        """What is known so far, without probes; what was not measured is None."""
+        if self._spent is not None:
+            return self._spent
         total = self._earlier_seconds + self.meter.total_seconds()
         gpus = world_size() if self.device.type == "cuda" else 0
         return Cost(

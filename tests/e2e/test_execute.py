@@ -34,6 +34,7 @@ from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE
 from harness.record import RunRecord
 from harness.registry import load_registry
 from harness.runtime import execute
+from harness.runtime import run as run_module
 from harness.runtime.meter import Meter
 from harness.runtime.run import Run
 from harness.runtime.training.callbacks import RunCallback
@@ -134,6 +135,20 @@ def run(folder: Path) -> RunRecord:
 
 
 # ---- what a run leaves
+
+
+def test_a_probe_has_a_phase_and_a_cost_of_its_own(make: Make) -> None:
+    asked = {"task": {"name": "medqa", "limit": 8, "scoring": "letter"}, "train": {"max_steps": 1}}
+    plain, probed = (run(make("lora", **asked, probes=probes)) for probes in ((), ("option-order",)))
+    assert [phase.name for phase in probed.phases] == [*(p.name for p in plain.phases), "probe:option-order"]
+    assert probed.scores == plain.scores
+    result = probed.probes["option-order"]
+    assert result.failure is None
+    assert set(result.scores) == {"accuracy_reordered", "answers_changed"}
+    assert probed.cost.total_seconds is not None
+    measured = [phase.seconds for phase in probed.phases]
+    assert probed.cost.total_seconds < sum(measured)  # what the probe took is not in it
+    assert plain.run_id.rpartition("-")[2] != probed.run_id.rpartition("-")[2]
 
 
 @pytest.mark.parametrize("strategy", sorted(load_registry().strategies))
@@ -477,6 +492,7 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> None:
 PHASES: dict[str, tuple[Any, str]] = {
     "save": (Run, "_save"),
     "evaluate": (Run, "_evaluate"),
+    "probe": (run_module, "probed"),
     "before the record": (execute, "_write"),
     "after the record": (execute, "tidy"),
 }
@@ -490,7 +506,8 @@ def test_a_run_killed_after_training_does_not_train_on(
     """Its checkpoint is there until its record is; then it goes."""
     settings = {"schedule": "constant", "max_steps": 7}  # an epoch is 5
     settings |= {"early_stopping_patience": 1, "evaluation_steps": 2} if early else {}
-    folder, whole = make(train=settings), make(train=settings)
+    probed = {"task": {"name": "medqa", "limit": 8, "scoring": "letter"}, "probes": ("option-order",)}
+    folder, whole = (make(train=settings, **probed) for _ in range(2))
     expected = run(whole)
     for _ in range(2):
         with monkeypatch.context() as patch:
@@ -530,6 +547,7 @@ def assert_same(folder: Path, whole: Path, found: RunRecord, expected: RunRecord
     assert untimed(folder) == untimed(whole)
     assert predictions(folder) == predictions(whole)
     assert found.scores == expected.scores
+    assert found.probes == expected.probes
     files = sorted(path.name for path in (whole / "adapter").iterdir())
     assert sorted(path.name for path in (folder / "adapter").iterdir()) == files
     assert [(folder / "adapter" / name).read_bytes() for name in files] == [

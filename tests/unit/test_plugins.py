@@ -74,8 +74,8 @@ def run(tmp_path, capsys, monkeypatch):
             "    def __init__(self): pass\nraise E()",
             "plugin.py:5: ",
         ),
-        ("x = 1", "defines no strategy and no task"),
-        ("", "defines no strategy and no task"),
+        ("x = 1", "defines no strategy, no task and no probe"),
+        ("", "defines no strategy, no task and no probe"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported(run, text, said):
