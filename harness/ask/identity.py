@@ -51,9 +51,11 @@ def described_anew(spec: RunSpec) -> RunSpec:
 def usual_settings(cls: type[Strategy], dtype: Dtype) -> dict[str, Any]:
     """The settings of a strategy for which nothing is asked; without those that must be given."""
     required = {name for name, field in cls.model_fields.items() if field.is_required()}
-    if not required:
-        return cls().at_precision(dtype).model_dump(mode="json")
-    return cls.model_construct().model_dump(mode="json", exclude=required, warnings=False)
+    # Not validated: a method that has to be told more (which one of PEFT's) has its other defaults all the same.
+    usual = cls.model_construct()
+    return (usual if required else usual.at_precision(dtype)).model_dump(
+        mode="json", exclude=required, warnings=False
+    )
 
 
 def _at_default(settings: dict[str, Any], usual: dict[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pydantic import Field
 from harness.ask.identity import strategy_spec
 from harness.contracts import Strategy
 from harness.errors import StoreError
+from harness.registry import load_registry
 from harness.spec import RunSpec, StrategySpec, TaskSpec
 from harness.store.runs import Store, differences
 
@@ -80,6 +81,15 @@ def test_what_must_be_given_always_counts() -> None:
     assert one.at_default == ("rank",)
     specs = [RunSpec(strategy=s, task=TaskSpec(name="medqa")) for s in (one, other)]
     assert specs[0].run_id != specs[1].run_id
+
+
+@pytest.mark.parametrize("name", sorted(load_registry().strategies))
+def test_every_strategy_has_its_defaults_told_from_what_is_asked(name: str) -> None:
+    settings = {"peft": {"config": {"peft_type": "VERA"}}}.get(name, {})
+    strategy = load_registry().strategy(name)(**settings)
+    for dtype in ("bfloat16", "float32"):
+        found = strategy_spec(strategy, dtype)  # type: ignore[arg-type]
+        assert set(found.at_default or ()) == found.settings.keys() - settings.keys()
 
 
 def test_an_older_spec_counts_every_setting() -> None:
