@@ -16,7 +16,7 @@ from harness.evidence.costs import CostRow
 from harness.evidence.rows import title_of
 from harness.evidence.selection import Selector, pairs
 from harness.render.document import Block, Bullets, Heading, Paragraph, Table, as_markdown, print_text
-from harness.render.numbers import MISSING
+from harness.render.numbers import MISSING, points
 from harness.stats.mcnemar import Interval
 from harness.stats.verdict import Verdict
 from harness.store.runs import Store
@@ -55,14 +55,6 @@ def compare(args: argparse.Namespace) -> int:
     else:
         print_text(blocks_of(comparisons))
     return EXIT_OK
-
-
-def points(value: float | None, sign: bool = True) -> str:
-    """A fraction in points of accuracy."""
-    if value is None:
-        return MISSING
-    value = round(value * 100, 2) + 0.0  # no minus before a zero
-    return f"{value:+.2f}" if sign and value else f"{value:.2f}"
 
 
 def interval(ends: Interval | None) -> str:

@@ -18,6 +18,7 @@ from scipy import special
 from harness.evidence.costs import devices, on_one_device, over_runs
 from harness.measures import Measure, measure
 from harness.record import RunRecord
+from harness.render.numbers import points
 from harness.stats import exact
 from harness.stats.equivalence import exact_table, noninferiority
 from harness.stats.paired import Paired
@@ -52,12 +53,6 @@ class Limits:
     min_throughput_ratio: float = 0.9
     max_trainable_ratio: float = 1.05
     assumed_seed_sd: float | None = None
-
-
-def points(value: float, sign: str = "+") -> str:
-    """A fraction in points, with no sign before a zero."""
-    value = round(value * 100, 2) + 0.0
-    return f"{value:{sign if value else ''}.2f}"
 
 
 def quality_gate(result: Paired, limits: Limits, name: str = "quality", what: str = "accuracy") -> Gate:

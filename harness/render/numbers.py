@@ -22,6 +22,14 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{value * 100:.{digits}f}"
 
 
+def points(value: float | None, sign: bool = True) -> str:
+    """A fraction in points of a per cent, with no sign before a zero."""
+    if value is None:
+        return MISSING
+    value = round(value * 100, 2) + 0.0  # no minus before a zero
+    return f"{value:+.2f}" if sign and value else f"{value:.2f}"
+
+
 def interval(score: Scored | None) -> str:
     """`43.2 [36.5, 50.1]`, in per cent; without an interval the value alone."""
     if score is None:
