@@ -26,8 +26,14 @@ _PEAKS: tuple[tuple[str, float, float | None, float], ...] = (
 )
 
 
+# Others of the same name, or a slice of one: with another peak than the list's.
+_VARIANT = re.compile(r"\b(?:MIG|NVL|Ti|SUPER|Laptop|Max-Q|Mobile|D)\b")
+
+
 def peak_flops(device_name: str, dtype: str) -> float | None:
     """FLOP/s of one device in `dtype` ("bfloat16", "float16", "float32"); None where that is not known."""
+    if _VARIANT.search(device_name):
+        return None
     for pattern, half, brain, single in _PEAKS:
         if re.search(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])", device_name):
             found = {"float16": half, "bfloat16": brain, "float32": single}[dtype]

@@ -60,3 +60,16 @@ def test_more_than_the_peak_is_not_plausible() -> None:
     assert "not plausible" in told
     with pytest.raises(ValueError, match="less than or equal to 1"):
         Cost(model_flops_utilisation=1.2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA H100 NVL",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GeForce RTX 3090 Ti",
+        "NVIDIA GeForce RTX 4090 D",
+    ],
+)
+def test_a_variant_or_a_slice_of_a_device_has_no_peak_of_the_whole(name: str) -> None:
+    assert peak_flops(name, "float16") is None
