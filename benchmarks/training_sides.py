@@ -22,8 +22,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from harness.contracts import DataSource, Scoring, Strategy
+from harness.engines.deepspeed import ensure_process_group_environment
 from harness.registry import load_registry
-from harness.runtime.engines.deepspeed import ensure_process_group_environment
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter, host_memory_bytes, host_peak_bytes
 from harness.runtime.models.loading import Base, Located, load_tokenizer, locate, torch_dtype
@@ -103,7 +103,7 @@ def spec_of(setup: Setup, strategy: Strategy) -> RunSpec:
             checkpoint_steps=setup.steps,  # one, after the last timed step
             **setup.train,
         ),
-        engine=EngineSpec(name=setup.engine),  # type: ignore[arg-type]
+        engine=EngineSpec(name=setup.engine),
         seed=SEED,
     )
 
@@ -146,7 +146,10 @@ def ours(setup: Setup, strategy: Strategy, rows: list[Row], located: Located, to
         plan = Plan.of(spec, len(rows), 0)
         callback = TimedRun(clock, plan, strategy, folder, Events(None), True, Meter(torch.device(device)))
         callback.resume()
-        train_model(model, strategy, spec, (rows, []), tokenizer, folder / "checkpoints", callback)
+        train_model(
+            model, strategy, spec, (rows, []), tokenizer, folder / "checkpoints", callback,
+            load_registry().engine(setup.engine)(),
+        )  # fmt: skip
         lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     yield clock.seconds(), [line["loss"] for line in lines]
 

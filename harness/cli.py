@@ -148,10 +148,14 @@ def _add_run(commands: argparse._SubParsersAction[Parser]) -> None:
         metavar="KEY=VALUE",
         help="a setting, such as train.learning_rate=1e-4, strategy.r=8 or model.dtype=float32; repeatable",
     )
-    how.add_argument("--engine", choices=("plain", "deepspeed"), help="default: the strategy's own")
+    how.add_argument("--engine", metavar="NAME", help="plain or deepspeed; default: the strategy's own")
     how.add_argument("--probe", metavar="NAMES", help="measure more on the finished model; see list probes")
     how.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="more strategies, tasks or probes"
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="more strategies, tasks, probes or engines",
     )
     where = run.add_argument_group("where and when")
     where.add_argument(

@@ -1,4 +1,4 @@
-"""Finding strategies, tasks and probes: the built-in ones, installed plugins, and single files."""
+"""Finding strategies, tasks, probes and engines: the built-in ones, installed plugins, and single files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.contracts import Probe, Strategy, Task
+from harness.contracts import Engine, Probe, Strategy, Task
 from harness.errors import UsageError, unknown_name
 from harness.plugins.contract import contract_problems
 from harness.plugins.loading import guarded, import_file, installed, read_plugin
@@ -21,7 +21,7 @@ from harness.plugins.search_path import ROOT
 from harness.spec import PluginSpec, RunSpec
 
 BUILT_IN = ("strategies", "tasks")
-KINDS: dict[str, type[Any]] = {"strategy": Strategy, "task": Task, "probe": Probe}
+KINDS: dict[str, type[Any]] = {"strategy": Strategy, "task": Task, "probe": Probe, "engine": Engine}
 """What can be plugged in by a file of its own."""
 
 
@@ -35,6 +35,7 @@ class Registry:
     strategies: dict[str, type[Strategy]] = field(default_factory=dict)
     tasks: dict[str, type[Task]] = field(default_factory=dict)
     probes: dict[str, type[Probe]] = field(default_factory=dict)
+    engines: dict[str, type[Engine]] = field(default_factory=dict)
     origins: dict[tuple[str, str], PluginSpec] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
@@ -53,6 +54,11 @@ class Registry:
             raise UsageError(unknown_name("probe", name, self.probes))
         return self.probes[name]
 
+    def engine(self, name: str) -> type[Engine]:
+        if name not in self.engines:
+            raise UsageError(unknown_name("engine", name, self.engines))
+        return self.engines[name]
+
     def add(self, module: ModuleType, plugin: PluginSpec | None = None) -> int:
         """Register everything defined in `module` that can be plugged in; returns how many there were.
 
@@ -63,7 +69,7 @@ class Registry:
     def add_class(self, cls: type[Any], plugin: PluginSpec) -> None:
         """Register one class of an installed plugin. Raises `UsageError` as `add` does."""
         if not issubclass(cls, tuple(KINDS.values())):
-            raise UsageError(f"{_whose(plugin)}: {cls.__name__} is no Strategy, no Task and no Probe")
+            raise UsageError(f"{_whose(plugin)}: {cls.__name__} is no Strategy, Task, Probe or Engine")
         self._register([cls], plugin)
 
     def _register(self, classes: Sequence[type[Any]], plugin: PluginSpec | None) -> int:
@@ -95,6 +101,7 @@ class Registry:
             "strategy": self.strategies,
             "task": self.tasks,
             "probe": self.probes,
+            "engine": self.engines,
         }
         return tables[_kind(cls)]
 
@@ -102,7 +109,7 @@ class Registry:
 def load_registry(
     plugins: Iterable[str | Path | PluginSpec] = (), *, with_installed: bool = True
 ) -> Registry:
-    """The built-in strategies, tasks and probes, then installed plugins, then the plugin files given.
+    """What is built in, then installed plugins, then the plugin files given.
 
     The file of a `PluginSpec` is refused before anything of it is run where it is not the one of that
     hash. Raises `UsageError` for a file that cannot be used; an installed plugin is skipped then.
@@ -111,8 +118,9 @@ def load_registry(
     for package_name in BUILT_IN:
         for module in _modules(_own_package(package_name)):
             registry.add(module)
-    for module in _modules(importlib.import_module("harness.probes")):
-        registry.add(module)
+    for room in ("harness.engines", "harness.probes"):
+        for module in _modules(importlib.import_module(room)):
+            registry.add(module)
     plugins = list(plugins)
     if with_installed or any(isinstance(plugin, PluginSpec) and plugin.package for plugin in plugins):
         _add_installed(registry)
@@ -168,7 +176,7 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
 
 
 def _definitions(module: ModuleType) -> Iterator[type[Any]]:
-    """The strategies, tasks and probes of a module. An abstract base shared by several methods has no name."""
+    """What a module defines that can be plugged in. An abstract base shared by several methods has no name."""
     for _, cls in inspect.getmembers(module, inspect.isclass):
         if cls.__module__ != module.__name__ or not issubclass(cls, tuple(KINDS.values())):
             continue
@@ -193,7 +201,7 @@ def _add_installed(registry: Registry) -> None:
         try:
             if isinstance(loaded, ModuleType):
                 if not registry.add(loaded, plugin):
-                    raise UsageError(f"{_whose(plugin)}: defines no strategy, no task and no probe")
+                    raise UsageError(f"{_whose(plugin)}: defines no strategy, task, probe or engine")
             else:
                 registry.add_class(loaded, plugin)
         except UsageError as error:
@@ -210,6 +218,6 @@ def _add_file(registry: Registry, path: Path, sha256: str | None) -> None:
         added = registry.add(module, PluginSpec(path=str(path), sha256=found))
     if not added:
         raise UsageError(
-            f"plugin {path}: defines no strategy, no task and no probe",
-            "A plugin is a file with a subclass of harness.contracts.Strategy, Task or Probe that has a name.",
+            f"plugin {path}: defines no strategy, task, probe or engine",
+            "A plugin is a file with a subclass of harness.contracts.Strategy, Task, Probe or Engine that has a name.",
         )

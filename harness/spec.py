@@ -143,7 +143,7 @@ class TrainSpec(Frozen):
 
 
 class EngineSpec(Frozen):
-    name: Literal["plain", "deepspeed"] = Field("plain", description="plain PyTorch, or DeepSpeed ZeRO")
+    name: str = Field("plain", description="plain (PyTorch by itself), deepspeed (ZeRO), or one of a plugin")
     zero_stage: Literal[0, 1, 2, 3] = Field(
         2, description="what ZeRO shards: 1 optimiser, 2 + gradients, 3 + weights"
     )

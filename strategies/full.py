@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.contracts import BaseLoader, Strategy
 from harness.errors import UsageError
@@ -29,7 +29,7 @@ class Full(Strategy):
         "a tenth of LoRA's (LoRA Without Regret, 2025: best ratio 9.8), inside the 1e-5 to 5e-5 found best "
         "for full tuning of 7B models (LoRA Learns Less and Forgets Less, arXiv 2405.09673)"
     )
-    default_engine: ClassVar[Literal["plain", "deepspeed"]] = "deepspeed"
+    default_engine: ClassVar[str] = "deepspeed"
 
     def load(self, base: BaseLoader) -> PreTrainedModel:
         """The base model in float32, whatever dtype frozen weights have in this run."""

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from harness.contracts import Engine
 from harness.errors import UsageError, error_line
 from harness.io.gpus import visible_gpus
 from harness.spec import AUTO, Dtype
@@ -109,33 +110,33 @@ class Precision:
     def _device(self) -> Device:
         return self._ask()
 
-    def resolve(self, asked: str, *, trains_with_deepspeed: bool) -> Dtype:
-        """The dtype of a run that asked for `asked`.
+    def resolve(self, asked: str, engine: type[Engine] | None) -> Dtype:
+        """The dtype of a run that asked for `asked`; engine: what trains it, None where nothing does.
 
-        Raises `UsageError` for float16 where DeepSpeed trains: ZeRO scales a loss only for weights that
-        are float16 themselves, and here trained weights are float32.
+        Raises `UsageError` for float16 on an engine that does not train in it.
         """
-        if asked == "float16" and trains_with_deepspeed:
+        without_float16 = engine.name if engine is not None and not engine.trains_in_float16 else ""
+        if asked == "float16" and without_float16:
             raise UsageError(
-                "model.dtype=float16 cannot be trained in on the deepspeed engine",
+                f"model.dtype=float16 cannot be trained in on the {without_float16} engine",
                 "Use --engine plain, or --set model.dtype=float32.",
             )
         if asked != AUTO:
             return asked  # type: ignore[return-value]
         if self._device.bfloat16:
             return "bfloat16"
-        chosen, why = self._without_bfloat16(trains_with_deepspeed)
+        chosen, why = self._without_bfloat16(without_float16)
         reason = f"model.dtype={chosen}: {why}"
         if reason not in self.reasons:
             self.reasons.append(reason)
         return chosen
 
-    def _without_bfloat16(self, trains_with_deepspeed: bool) -> tuple[Dtype, str]:
+    def _without_bfloat16(self, engine: str) -> tuple[Dtype, str]:
         if self._device.kind == "cpu":
             return "float32", "this CPU has no instructions for bfloat16, in which it would be far slower"
         lacks = f"{self._device.name} has no bfloat16"
-        if trains_with_deepspeed:
-            return "float32", f"{lacks}, and the deepspeed engine does not train in float16"
+        if engine:
+            return "float32", f"{lacks}, and the {engine} engine does not train in float16"
         return (
             "float16",
             f"{lacks}; the loss is scaled so that small gradients stay above float16's least number",

@@ -23,10 +23,10 @@ from harness.ask.precision import Precision
 from harness.ask.settings import one_line
 from harness.ask.sources import resolve_source
 from harness.ask.study_file import Study, read_study
-from harness.contracts import Strategy, Task
+from harness.contracts import Engine, Strategy, Task
 from harness.errors import UsageError, all_at_once, unknown_name
 from harness.model_names import RANDOM_PREFIX
-from harness.plugins.contract import is_rate
+from harness.plugins.contract import ENGINE_SETTINGS, is_rate
 from harness.plugins.loading import guarded_class
 from harness.provenance import is_installed
 from harness.registry import Registry, load_registry, plugins_of
@@ -34,7 +34,6 @@ from harness.spec import (
     AUTO,
     EngineSpec,
     ModelSpec,
-    PluginSpec,
     RunSpec,
     TaskSpec,
     TrainSpec,
@@ -43,6 +42,8 @@ from harness.spec import (
 EXAMPLE = "python -m harness run --strategy lora --task medqa"
 DEFAULT_DATA = "auto"
 MOST_RUNS = 100_000
+PLAIN = "plain"
+"""The engine that needs nothing but what every run needs."""
 DEFAULT_SEED = int(RunSpec.model_fields["seed"].default)
 
 Notify = Callable[[str], None]
@@ -75,7 +76,7 @@ def parse_grid(
     for variant in variants:
         if variant.strategy is not None:
             problems += _strategy_problems(variant.strategy, variant.asked, registry)
-    _check_effect(variants, problems, notify)
+    _check_effect(variants, registry, problems, notify)
     probes = tuple(split_list(args.probe))
     problems += [
         unknown_name("probe", name, registry.probes) for name in probes if name not in registry.probes
@@ -120,10 +121,7 @@ def _specs(
             task=(task, sources[task]),
             model=(model, traits[model, variant.asked.model.get("revision")]),
             seed=seed,
-            plugins=plugins_of(
-                registry,
-                [("strategy", variant.cls.name), ("task", task), *(("probe", name) for name in probes)],
-            ),
+            registry=registry,
             probes=probes,
         )
         for task, model, variant in product(tasks, models, variants)
@@ -165,7 +163,7 @@ def resolve(
     task: tuple[str, str],
     model: tuple[str, Traits],
     seed: int,
-    plugins: tuple[PluginSpec, ...] = (),
+    registry: Registry,
     probes: tuple[str, ...] = (),
 ) -> RunSpec:
     """The complete spec of one run. `task` is its name and its resolved data source; `model` its name and
@@ -180,16 +178,17 @@ def resolve(
     task_values = {"scoring": traits.scoring, "shots": strategy.default_shots, **asked.task}
     train: dict[str, Any] = {}
     engine = {key: value for key, value in asked.engine.items() if key == "evaluation_batch_tokens"}
+    trainer: type[Engine] | None = None
     if strategy.trains:
         train = {**asked.train}
         if train.get("learning_rate") is None:
             train["learning_rate"] = default_learning_rate(strategy, model_name, traits.learning_rate_scale)
-        engine["name"] = _engine_name(strategy, asked)
-        if engine["name"] == "deepspeed":
-            engine |= asked.engine
-    dtype = precision.resolve(
-        asked.model.get("dtype", AUTO), trains_with_deepspeed=engine.get("name") == "deepspeed"
-    )
+        trainer = _engine(strategy, asked, registry)
+        engine |= {key: value for key, value in asked.engine.items() if key in trainer.settings}
+        engine["name"] = trainer.name
+    dtype = precision.resolve(asked.model.get("dtype", AUTO), trainer)
+    supplied = [("strategy", strategy.name), ("task", name), *(("probe", own) for own in probes)]
+    supplied += [("engine", trainer.name)] if trainer is not None else []
     return RunSpec(
         model=ModelSpec(**{**asked.model, "name": model_name, "dtype": dtype}),
         strategy=strategy_spec(strategy, dtype),
@@ -197,7 +196,7 @@ def resolve(
         train=TrainSpec(**train),
         engine=EngineSpec(**engine),
         seed=seed if draws(strategy, asked, model_name) else DEFAULT_SEED,
-        plugins=plugins,
+        plugins=plugins_of(registry, supplied),
         probes=probes,
     )
 
@@ -237,17 +236,24 @@ def own_learning_rate(strategy: Strategy) -> float | None:
     return rate
 
 
-def _engine_name(strategy: Strategy, asked: Asked) -> str:
-    """The engine asked for, by its name or by a setting of ZeRO; else the strategy's own.
+def _engine(strategy: Strategy, asked: Asked, registry: Registry) -> type[Engine]:
+    """The engine asked for, by its name or by a setting that only the strategy's own has; else that.
 
-    A strategy's own choice of DeepSpeed gives way to the plain engine where that is not installed
-    (the run says so); one that was asked for is refused there, before anything runs.
+    A strategy's own choice gives way to the plain engine where what it needs is not installed (the run says
+    so); one that was asked for is refused there, before anything runs. Raises `UsageError` for an unknown name.
     """
     if "name" in asked.engine:
-        return str(asked.engine["name"])
-    if strategy.default_engine == "plain" or is_installed("deepspeed"):
-        return strategy.default_engine
-    return "deepspeed" if {"zero_stage", "offload"} & asked.engine.keys() else "plain"
+        return registry.engine(str(asked.engine["name"]))
+    own = registry.engines.get(strategy.default_engine)
+    if own is None:
+        raise UsageError(
+            f"strategy '{strategy.name}': "
+            + unknown_name("engine", strategy.default_engine, registry.engines),
+            "Give one: --engine plain.",
+        )
+    if own.settings & asked.engine.keys() or all(map(is_installed, own.packages)):
+        return own
+    return registry.engine(PLAIN)
 
 
 def _strategy_problems(strategy: Strategy, asked: Asked, registry: Registry) -> list[str]:
@@ -274,7 +280,9 @@ def _strategy_problems(strategy: Strategy, asked: Asked, registry: Registry) -> 
     return problems
 
 
-def _check_effect(variants: Sequence[Variant], problems: list[str], notify: Notify) -> None:
+def _check_effect(
+    variants: Sequence[Variant], registry: Registry, problems: list[str], notify: Notify
+) -> None:
     """Settings that no run of the grid would use: ZeRO's are a mistake, training's are worth a line."""
     users: dict[str, list[Variant]] = {}
     for variant in variants:
@@ -285,12 +293,22 @@ def _check_effect(variants: Sequence[Variant], problems: list[str], notify: Noti
     for text, used_by in users.items():
         assignment = texts[text]
         training = [v for v in used_by if v.strategy is not None and v.strategy.trains]
-        sharded = any(v.strategy and _engine_name(v.strategy, v.asked) == "deepspeed" for v in training)
         if assignment.section == "train" and not training:
             names = ", ".join(dict.fromkeys(variant.cls.name for variant in used_by))
             notify(f"{text} has no effect: {names} does not train")
-        if assignment.key in ("engine.zero_stage", "engine.offload") and not sharded:
-            problems.append(f"{text} has no effect on the plain engine: add --engine deepspeed")
+        section, _, name = assignment.key.partition(".")
+        if section == "engine" and name in ENGINE_SETTINGS:
+            problems += _without_effect(text, name, training, registry)
+
+
+def _without_effect(text: str, name: str, training: Sequence[Variant], registry: Registry) -> list[str]:
+    """Why a setting of engines changes nothing for any of these, with the engine that it is meant for."""
+    used = {_engine(v.strategy, v.asked, registry) for v in training if v.strategy is not None}
+    if any(name in engine.settings for engine in used):
+        return []
+    where = " and ".join(sorted(engine.name for engine in used)) or PLAIN
+    meant = sorted(engine.name for engine in registry.engines.values() if name in engine.settings)
+    return [f"{text} has no effect on the {where} engine: add --engine {' or '.join(meant)}"]
 
 
 def _seeds_without_effect(variants: Sequence[Variant]) -> list[str]:

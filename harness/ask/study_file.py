@@ -34,7 +34,7 @@ _SHORT = {name: (section, setting) for name, section, setting in SHORT_FORMS}
 KEYS = ("name", "grid", "set", "per_strategy", "pairs", "data", *_SHORT, "tune", "plugins")
 _TYPES: dict[str, tuple[type, str]] = {
     "name": (str, "text"), "data": (str, "auto, hub, sample or a folder"), "scoring": (str, "letter or cloze"),
-    "shots": (int, "a whole number"), "limit": (int, "a whole number"), "engine": (str, "plain or deepspeed"),
+    "shots": (int, "a whole number"), "limit": (int, "a whole number"), "engine": (str, "the name of an engine"),
     "tune": (int, f"a whole number from 1 to {MOST_TRIALS}"),
 }  # fmt: skip
 MOST_PROBLEMS = 50

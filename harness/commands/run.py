@@ -134,7 +134,13 @@ class _Session:
         self._where = where
         self._say = say
         self._options = LaunchOptions(
-            args.processes, args.timeout, args.resume, args.force, args.log_samples, warm=args.warm
+            args.processes,
+            args.timeout,
+            args.resume,
+            args.force,
+            args.log_samples,
+            warm=args.warm,
+            forkable=frozenset(name for name, engine in registry.engines.items() if engine.forkable),
         )
         self.told: set[str] = set()
         """Runs of whose end the user was told as it came."""

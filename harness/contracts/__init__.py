@@ -3,6 +3,7 @@
 Nothing here imports torch, transformers, pandas or numpy: `list` and `--help` load these modules.
 """
 
+from harness.contracts.engines import Engine
 from harness.contracts.probes import Finished, Measured, Probe
 from harness.contracts.strategies import BaseLoader, Strategy, norms_in_float32, parameter_groups
 from harness.contracts.tasks import (
@@ -19,6 +20,6 @@ from harness.contracts.tasks import (
 from harness.spec import Scoring
 
 __all__ = [
-    "PARTS", "TRAINED_ON", "BaseLoader", "DataSource", "Example", "Finished", "Measured", "Metric", "Part", "Prediction",
+    "PARTS", "TRAINED_ON", "BaseLoader", "DataSource", "Engine", "Example", "Finished", "Measured", "Metric", "Part", "Prediction",
     "Probe", "Scoring", "Splits", "Strategy", "Task", "norms_in_float32", "parameter_groups",
 ]  # fmt: skip

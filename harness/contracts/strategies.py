@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -48,7 +48,7 @@ class Strategy(BaseModel, ABC):
     trains: ClassVar[bool] = True
     default_learning_rate: ClassVar[float | None] = None
     learning_rate_source: ClassVar[str] = ""
-    default_engine: ClassVar[Literal["plain", "deepspeed"]] = "plain"
+    default_engine: ClassVar[str] = "plain"
     default_shots: ClassVar[int] = 0
     packages: ClassVar[tuple[str, ...]] = ()
 

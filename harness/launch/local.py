@@ -39,6 +39,8 @@ class LaunchOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     warm: bool = False
     parent: WarmProcess | None = None
+    forkable: frozenset[str] = frozenset()
+    """engines whose runs may be forked from `parent`"""
 
     def child_environment(self) -> dict[str, str]:
         """What is added to the environment of a run."""
@@ -157,8 +159,8 @@ def _execute(
 
 def _start(spec: RunSpec, folder: Path, lock: int, options: LaunchOptions) -> Child:
     log = folder / "log.txt"
-    # DeepSpeed's process group and torchrun's workers are not for forking.
-    if options.parent is not None and options.processes == 1 and spec.engine.name == "plain":
+    # torchrun's workers are not for forking.
+    if options.parent is not None and options.processes == 1 and spec.engine.name in options.forkable:
         return options.parent.start(folder, log, lock)
     return start(exec_command(folder, options.processes), log, lock, options.child_environment())
 

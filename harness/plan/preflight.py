@@ -14,13 +14,20 @@ from harness.spec import RunSpec
 
 
 def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
-    """Raise one `MissingDependencyError` naming every package that these runs need and that is not there."""
+    """Raise one `MissingDependencyError` naming every package that these runs need and that is not there.
+
+    Also `UsageError` for settings that an engine cannot be used with.
+    """
     needed: dict[str, str] = {}
+    elsewhere: set[str] = set()  # what the plain engine does without
     for spec in specs:
         for package in registry.strategy(spec.strategy.name).packages:
             needed.setdefault(package, f"strategy '{spec.strategy.name}'")
-        if spec.engine.name == "deepspeed":
-            needed.setdefault("deepspeed", f"strategy '{spec.strategy.name}' on the deepspeed engine")
+        engine = registry.engine(spec.engine.name)
+        engine().check(spec)
+        for package in engine.packages:
+            needed.setdefault(package, f"strategy '{spec.strategy.name}' on the {engine.name} engine")
+            elsewhere.add(package)
         if spec.train.kernels == "liger":
             needed.setdefault("liger_kernel", "train.kernels=liger")
         # transformers takes flash attention from the package kernels, too.
@@ -35,8 +42,8 @@ def check_packages(specs: Iterable[RunSpec], registry: Registry) -> None:
     remedy = f"pip install {' '.join(missing)}"
     if "liger_kernel" in missing:
         remedy += "\n(or all of it: pip install 'medtune[liger]')"
-    if "deepspeed" in missing:
-        remedy += "\n(or, without DeepSpeed: --engine plain)"
+    if elsewhere & missing.keys():
+        remedy += f"\n(or, without {' and '.join(sorted(elsewhere & missing.keys()))}: --engine plain)"
     raise MissingDependencyError(message, remedy)
 
 

@@ -6,13 +6,16 @@ import inspect
 import re
 from typing import Any
 
-from harness.contracts import Metric, Probe, Strategy
+from harness.contracts import Engine, Metric, Probe, Strategy
+from harness.spec import EngineSpec
 
 HIGHEST_RATE = 10.0
 """TrainSpec's bound."""
 MOST_SHOTS = 64
 """TaskSpec's bound."""
-ENGINES = ("plain", "deepspeed")
+
+ENGINE_SETTINGS = frozenset(EngineSpec.model_fields) - {"name", "evaluation_batch_tokens"}
+"""What of a spec's `engine` is for some engines only."""
 
 _NAME = re.compile(r"[^\s,()=@/\\]{1,64}")
 
@@ -21,7 +24,7 @@ def contract_problems(cls: type[Any]) -> list[str]:
     """One line for each thing that is missing in a strategy, task or probe, or is of another kind."""
     if inspect.isabstract(cls):
         return [f"{cls.__name__} lacks {', '.join(sorted(cls.__abstractmethods__))}()"]
-    checks = _STRATEGY if issubclass(cls, Strategy) else _PROBE if issubclass(cls, Probe) else _TASK
+    checks = next((own for base, own in _OF_KIND if issubclass(cls, base)), _TASK)
     missing = object()
     problems = []
     for name, (fits, expected) in {**_BOTH, **checks}.items():
@@ -68,6 +71,14 @@ def _are_metrics(value: Any) -> bool:
     return isinstance(value, tuple) and bool(value) and all(isinstance(item, Metric) for item in value)
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _are_settings(value: Any) -> bool:
+    return isinstance(value, frozenset) and value <= ENGINE_SETTINGS
+
+
 def _is_hub_id(value: Any) -> bool:
     return value is None or _is_text(value)
 
@@ -78,10 +89,10 @@ _BOTH = {
     "source": (_is_text, "text on where it comes from"),
 }
 _STRATEGY = {
-    "trains": (lambda value: isinstance(value, bool), "True or False"),
+    "trains": (_is_flag, "True or False"),
     "default_learning_rate": (_is_rate_or_none, f"a number above 0 and at most {HIGHEST_RATE:g}, or None"),
     "learning_rate_source": (lambda value: isinstance(value, str), "text"),
-    "default_engine": (lambda value: value in ENGINES, " or ".join(ENGINES)),
+    "default_engine": (_is_name, "the name of an engine (plain, deepspeed, or one of a plugin)"),
     "default_shots": (_are_shots, f"a whole number from 0 to {MOST_SHOTS}"),
     "packages": (_are_texts, "a tuple of package names"),
 }
@@ -92,3 +103,12 @@ _TASK = {
     "hub_id": (_is_hub_id, "org/name, or None"),
 }
 _PROBE = {"metrics": (_are_metrics, "a tuple of harness.contracts.Metric")}
+_ENGINE = {
+    "packages": (_are_texts, "a tuple of package names"),
+    "settings": (_are_settings, f"a frozenset of {', '.join(sorted(ENGINE_SETTINGS))}"),
+    "trains_in_float16": (_is_flag, "True or False"),
+    "forkable": (_is_flag, "True or False"),
+    "keeps_weights": (_is_flag, "True or False"),
+    "synchronises": (_is_flag, "True or False"),
+}
+_OF_KIND = ((Strategy, _STRATEGY), (Probe, _PROBE), (Engine, _ENGINE))

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from harness.contracts import (
     TRAINED_ON,
     DataSource,
+    Engine,
     Example,
     Finished,
     Prediction,
@@ -31,9 +32,8 @@ from harness.io.files import sync_folder
 from harness.items import check_choices, data_fingerprint, scored_items
 from harness.provenance import is_installed
 from harness.record import Cost, DataInfo, Inputs, ModelInfo, ProbeResult, Score
-from harness.registry import load_registry
+from harness.registry import Registry, load_registry
 from harness.runtime.device import rank, world_size
-from harness.runtime.engines.deepspeed import prepare, whole_model
 from harness.runtime.evaluators.choice import predict, worked_examples, write_predictions
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter, memory_now
@@ -100,8 +100,8 @@ class Run:
 
     def go(self) -> None:
         """All phases. In a distributed run only the first process saves and evaluates."""
-        strategy, task, probes = self._resolve_plugins()
-        base, tokenizer, model, splits = self._load(strategy, task)
+        strategy, task, engine, probes = self._resolve_plugins()
+        base, tokenizer, model, splits = self._load(strategy, task, engine)
         with self._phase("adapt"):
             # Seeded here and not before: the adapter's first weights depend on nothing but the seed.
             set_seed(self.spec.seed)
@@ -109,7 +109,7 @@ class Run:
             self._tell(getattr(model, "notes", ()))
             self._count(model)
         if strategy.trains:
-            model = self._train(model, strategy, task, tokenizer, splits, base)
+            model = self._train(model, strategy, task, tokenizer, splits, base, engine)
             if rank() != 0:
                 return
         model = strategy.finish(model, torch_dtype(self.spec.model.dtype))
@@ -130,7 +130,7 @@ class Run:
         self.events.phase(name)
         return self.meter.phase(name)
 
-    def _resolve_plugins(self) -> tuple[Strategy, Task, list[type[Probe]]]:
+    def _resolve_plugins(self) -> tuple[Strategy, Task, Engine, list[type[Probe]]]:
         registry = load_registry(self.spec.plugins, with_installed=False)
         loaded = {plugin.sha256 for plugin in registry.origins.values()}
         for plugin in self.spec.plugins:  # of an installed one only its loading shows what it is now
@@ -140,14 +140,18 @@ class Run:
                 )
         strategy = registry.strategy(self.spec.strategy.name)(**self.spec.strategy.settings)
         probes = [registry.probe(name) for name in self.spec.probes]
-        return strategy, registry.task(self.spec.task.name)(), probes
+        engine = registry.engine(self.spec.engine.name)()
+        engine.check(self.spec)
+        self._tell_engine(strategy, registry)
+        return strategy, registry.task(self.spec.task.name)(), engine, probes
 
-    def _load(self, strategy: Strategy, task: Task) -> tuple[Base, PreTrainedTokenizerBase, Any, Splits]:
+    def _load(
+        self, strategy: Strategy, task: Task, engine: Engine
+    ) -> tuple[Base, PreTrainedTokenizerBase, Any, Splits]:
         with self._phase("load"):
             if strategy.trains:
                 importlib.import_module(TRAINING)
-                prepare(self.spec)
-                self._tell_engine(strategy)
+                engine.prepare(self.spec)
             self.meter.imported()
             if slow := slow_products(self.device, self.spec.model.dtype):
                 self.events.notice(slow)
@@ -168,12 +172,14 @@ class Run:
             self.data = self._data_info(task, splits, scored=not strategy.trains)
         return base, tokenizer, model, splits
 
-    def _tell_engine(self, strategy: Strategy) -> None:
-        fallen_back = strategy.default_engine != "plain" and self.spec.engine.name == "plain"
-        if fallen_back and not is_installed(strategy.default_engine):
+    def _tell_engine(self, strategy: Strategy, registry: Registry) -> None:
+        if not strategy.trains or strategy.default_engine == self.spec.engine.name:
+            return
+        needed = registry.engine(strategy.default_engine).packages
+        if missing := [package for package in needed if not is_installed(package)]:
             self.events.notice(
-                f"{strategy.name} trains on the plain engine: {strategy.default_engine}, its default, is not "
-                f"installed (pip install {strategy.default_engine})"
+                f"{strategy.name} trains on the {self.spec.engine.name} engine: {strategy.default_engine}, its default, "
+                f"is not installed (pip install {' '.join(missing)})"
             )
 
     def _check_unfinished(self, task: Task, splits: Splits) -> None:
@@ -266,6 +272,7 @@ class Run:
         tokenizer: PreTrainedTokenizerBase,
         splits: Splits,
         base: Base,
+        engine: Engine,
     ) -> nn.Module:
         from harness.runtime.training.arguments import Plan
         from harness.runtime.training.callbacks import RunCallback
@@ -280,7 +287,9 @@ class Run:
             )
             callback.resume()
             try:
-                model = train_model(model, strategy, self.spec, rows, tokenizer, checkpoints, callback)
+                model = train_model(
+                    model, strategy, self.spec, rows, tokenizer, checkpoints, callback, engine
+                )
             finally:
                 self._measure_training(callback.throughput)
         self._measured["train_flops"] = train_flops(
@@ -288,9 +297,20 @@ class Run:
         )
         self._measure_utilisation()
         self.meter.combine_processes("train")
-        return (
-            whole_model(model, strategy, self.spec, base) if self.spec.engine.name == "deepspeed" else model
-        )
+        return self._whole(model, engine.whole_weights(model, self.spec), strategy, base)
+
+    def _whole(
+        self, model: nn.Module, weights: dict[str, torch.Tensor] | None, strategy: Strategy, base: Base
+    ) -> nn.Module:
+        """The trained model outside the engine; in the first process whole, where each process held a piece."""
+        if weights is None or rank() != 0:
+            return model
+        set_seed(self.spec.seed)  # weights that are drawn and never trained (VeRA's) come out the same
+        whole: nn.Module = adapted(strategy, strategy.load(base))
+        unknown = whole.load_state_dict(weights, strict=False).unexpected_keys
+        if unknown:
+            raise RuntimeError(f"trained weights that the model does not have: {unknown[:5]}")
+        return whole
 
     def _rows(
         self, task: Task, splits: Splits, tokenizer: PreTrainedTokenizerBase, model: nn.Module

@@ -137,6 +137,20 @@ def run(folder: Path) -> RunRecord:
 # ---- what a run leaves
 
 
+def test_an_engine_of_a_plugin_trains_what_the_plain_one_does(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "own_engine.py"
+    file.write_text(
+        "from harness.engines.plain import Plain\n\n\nclass Own(Plain):\n    name = 'own'\n"
+        "    def without_exchange(self, accelerator, model):\n        return super().without_exchange(accelerator, model)\n"
+    )
+    plugin = load_registry([file]).origins["engine", "own"].model_dump()
+    plain = make("lora")
+    own = make("lora", engine={"name": "own"}, plugins=[plugin])
+    expected, found = run(plain), run(own)
+    assert found.spec.engine.name == "own"
+    assert_same(own, plain, found, expected)
+
+
 def test_a_probe_has_a_phase_and_a_cost_of_its_own(make: Make) -> None:
     asked = {"task": {"name": "medqa", "limit": 8, "scoring": "letter"}, "train": {"max_steps": 1}}
     plain, probed = (run(make("lora", **asked, probes=probes)) for probes in ((), ("option-order",)))

@@ -74,8 +74,8 @@ def run(tmp_path, capsys, monkeypatch):
             "    def __init__(self): pass\nraise E()",
             "plugin.py:5: ",
         ),
-        ("x = 1", "defines no strategy, no task and no probe"),
-        ("", "defines no strategy, no task and no probe"),
+        ("x = 1", "defines no strategy, task, probe or engine"),
+        ("", "defines no strategy, task, probe or engine"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported(run, text, said):
@@ -96,7 +96,8 @@ def test_a_plugin_that_cannot_be_imported(run, text, said):
         ("default_learning_rate: ClassVar = '1e-3'", "Mine.default_learning_rate is '1e-3'"),
         ("default_learning_rate: ClassVar = True", "Mine.default_learning_rate is True"),
         ("default_learning_rate: ClassVar = 10 ** 400", "Mine.default_learning_rate is 1000"),
-        ("default_engine: ClassVar = 'jax'", "Mine.default_engine is 'jax': expected plain or deepspeed"),
+        ("default_engine: ClassVar = 'jax'", "strategy 'mine': unknown engine 'jax'"),
+        ("default_engine: ClassVar = 3", "Mine.default_engine is 3: expected the name of an engine"),
         ("default_shots: ClassVar = -1", "Mine.default_shots is -1"),
         ("packages: ClassVar = 'numpy'", "Mine.packages is 'numpy': expected a tuple"),
         ("trains: ClassVar = 1", "Mine.trains is 1: expected True or False"),

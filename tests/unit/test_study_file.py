@@ -242,7 +242,7 @@ data: hub
         "study.yaml:21: task.scoring=leter: should be 'letter' or 'cloze'",
         "study.yaml:22: shots: expected a whole number, got two",
         "study.yaml:23: limit: expected a whole number, got 1000.0",
-        "study.yaml:24: engine: expected plain or deepspeed",
+        "study.yaml:24: engine: expected the name of an engine",
         "study.yaml:26: 'data' is given twice",
     ):
         assert expected in text, text

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from harness.contracts import Engine
 from harness.errors import UsageError
-from harness.runtime.engines.deepspeed import deepspeed_config
 from harness.spec import RunSpec
 
 
@@ -43,7 +43,7 @@ class Plan:
         return cls(steps, an_epoch, checkpoint, evaluation)
 
 
-def training_arguments(spec: RunSpec, plan: Plan, folder: Path) -> TrainingArguments:
+def training_arguments(spec: RunSpec, plan: Plan, folder: Path, engine: Engine) -> TrainingArguments:
     """The library's settings for a run that trains, its checkpoints in `folder`."""
     train = spec.train
     early = train.early_stopping_patience is not None and plan.evaluation_steps is not None
@@ -68,7 +68,7 @@ def training_arguments(spec: RunSpec, plan: Plan, folder: Path) -> TrainingArgum
         # The loader yields a whole optimiser step at a time; see StepTrainer.training_step.
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        # Autocast is ours (StepTrainer), so that both engines keep trainable weights in float32.
+        # Autocast is ours (StepTrainer), so that every engine keeps trainable weights in float32.
         bf16=False,
         use_cpu=not torch.cuda.is_available(),
         seed=spec.seed,
@@ -87,6 +87,6 @@ def training_arguments(spec: RunSpec, plan: Plan, folder: Path) -> TrainingArgum
         restore_callback_states_from_checkpoint=True,  # the patience counted so far
         report_to="none",
         disable_tqdm=True,
-        deepspeed=deepspeed_config(spec) if spec.engine.name == "deepspeed" else None,
         ddp_find_unused_parameters=False,
+        **engine.trainer_arguments(spec),
     )

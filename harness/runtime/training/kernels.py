@@ -26,7 +26,7 @@ def kernels(model: nn.Module, spec: RunSpec, device: torch.device) -> Iterator[N
     """
     if spec.train.kernels == "liger":
         _use_liger(model, device)
-    layers = _layers_to_compile(model, spec) if spec.train.compile else []
+    layers = _layers_to_compile(model) if spec.train.compile else []
     for layer in layers:
         layer.compile(dynamic=True)  # rows and lengths differ from pass to pass
     try:
@@ -54,16 +54,11 @@ def differentiable(model: nn.Module) -> Iterator[None]:
             setattr(layer, switch, True)
 
 
-def _layers_to_compile(model: nn.Module, spec: RunSpec) -> list[nn.Module]:
+def _layers_to_compile(model: nn.Module) -> list[nn.Module]:
     """The repeated layers: compiled one by one they share one compilation, which takes seconds.
 
     The rest, a few operations in all, stays as it is, with the hook in front of the output layer.
     """
-    if spec.engine.name == "deepspeed" and spec.engine.zero_stage == 3:
-        raise UsageError(
-            "train.compile does not work with ZeRO stage 3: its hooks exchange the weights of each layer.",
-            "Use --set engine.zero_stage=2, or leave train.compile out.",
-        )
     layers = list(_repeated(base_model(model)))
     if not layers:
         raise UsageError(

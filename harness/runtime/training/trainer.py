@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerControl
 
-from harness.contracts import Strategy
+from harness.contracts import Engine, Strategy
 from harness.runtime.models.attention import float32_short_attention
 from harness.runtime.models.positions import Positions, chosen_positions, vocabulary_size
 from harness.runtime.models.rotary import forgetting, rotary_of
@@ -49,6 +49,7 @@ def train_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     callback: RunCallback,
+    engine: Engine,
 ) -> nn.Module:
     """Train `model` on rows[0], with validation losses on rows[1]; returns the (unwrapped) model.
 
@@ -58,7 +59,7 @@ def train_model(
     """
     train_rows, validation_rows = rows
     plan = callback.plan
-    arguments = training_arguments(spec, plan, folder)
+    arguments = training_arguments(spec, plan, folder, engine)
     refuse_untrainable(spec, arguments.device)
     with differentiable(model):
         packed = packed_cut(model, spec, arguments.device, callback.notice)
@@ -66,6 +67,7 @@ def train_model(
         model=model,
         args=arguments,
         strategy=strategy,
+        engine=engine,
         spec=spec,
         train_rows=train_rows,
         validation_rows=validation_rows,
@@ -111,6 +113,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         self,
         *,
         strategy: Strategy,
+        engine: Engine,
         spec: RunSpec,
         train_rows: Sequence[Row],
         validation_rows: Sequence[Row],
@@ -127,6 +130,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             **kwargs,
         )
         self._strategy = strategy
+        self._engine = engine
         self._spec = spec
         self._validation_rows = validation_rows
         self._pad_id = pad_id
@@ -162,13 +166,13 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights of a checkpoint: what is trained. DeepSpeed writes them with its own state.
+        """The weights of a checkpoint: what is trained. Some engines write them with their own state.
 
         It is the first that is written of a checkpoint.
         """
         if self.args.should_save:
             make_room(Path(output_dir or self.args.output_dir))
-        if not self.is_deepspeed_enabled and self.args.should_save:
+        if not self._engine.keeps_weights and self.args.should_save:
             save_trained(self.model, Path(output_dir or self.args.output_dir))
             self._loss_scale.save(Path(output_dir or self.args.output_dir))
         if self.args.should_save:
@@ -184,7 +188,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
             restore_state(self._strategy, self.model, Path(checkpoint))
 
     def _load_best_model(self) -> None:
-        if self.is_deepspeed_enabled:
+        if self._engine.keeps_weights:
             super()._load_best_model()
         else:
             load_trained(self.model, Path(self.state.best_model_checkpoint))
@@ -227,8 +231,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
                 scaled = nll * (world / answer_tokens)
                 if last and (penalty := self._strategy.penalty(self.model)) is not None:
                     scaled = scaled + penalty
-                kwargs = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
-                self.accelerator.backward(self._loss_scale.scaled(scaled), **kwargs)
+                self.accelerator.backward(self._loss_scale.scaled(scaled), **self._engine.backward_arguments)
             loss += nll.detach() / answer_tokens
         return self._sum_over_processes(loss)[0]
 
@@ -247,9 +250,7 @@ class StepTrainer(Trainer):  # type: ignore[misc]
         return answer_tokens, tokens, examples
 
     def _no_sync(self, model: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-        if last or self.is_deepspeed_enabled:
-            return contextlib.nullcontext()
-        return self.accelerator.no_sync(model)  # type: ignore[no-any-return]
+        return contextlib.nullcontext() if last else self._engine.without_exchange(self.accelerator, model)
 
     def _sum_over_processes(self, values: torch.Tensor) -> torch.Tensor:
         if self.args.world_size > 1:

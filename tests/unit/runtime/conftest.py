@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.contracts import DataSource, Example, Metric, Scoring, Splits, Strategy, Task
+from harness.engines.plain import Plain
 from harness.runtime.events import Events
 from harness.runtime.meter import Meter
 from harness.runtime.models import quantised
@@ -213,7 +214,7 @@ def run_training(
         )
         callback.resume()
         model = adapted(strategy, dtype, seed, base, attention)
-        model = train_model(model, strategy, spec, both, tokenizer, folder / "checkpoints", callback)
+        model = train_model(model, strategy, spec, both, tokenizer, folder / "checkpoints", callback, Plain())
         lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
         return Trained(model, folder, callback.throughput, lines)
 

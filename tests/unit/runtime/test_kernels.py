@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from harness.contracts import Strategy
+from harness.engines.deepspeed import DeepSpeed
 from harness.errors import MissingDependencyError, UsageError
 from harness.runtime.training.kernels import kernels
 from harness.spec import EngineSpec, RunSpec
@@ -80,14 +81,11 @@ def use(model: nn.Module, spec: RunSpec, device: torch.device = GPU) -> None:
         pass
 
 
-def test_compiling_is_refused_where_weights_are_exchanged_layer_by_layer(
-    run_training: Train, make_spec: Any
-) -> None:
-    model = run_training.adapted(Full(), "float32", 0)  # type: ignore[attr-defined]
+def test_compiling_is_refused_where_weights_are_exchanged_layer_by_layer(make_spec: Any) -> None:
     with pytest.raises(UsageError, match="ZeRO stage 3") as error:
-        use(model, spec_with(make_spec, {"name": "deepspeed", "zero_stage": 3}, compile=True))
+        DeepSpeed().check(spec_with(make_spec, {"name": "deepspeed", "zero_stage": 3}, compile=True))
     assert "engine.zero_stage=2" in error.value.remedy
-    use(model, spec_with(make_spec, {"name": "deepspeed", "zero_stage": 2}, compile=True))
+    DeepSpeed().check(spec_with(make_spec, {"name": "deepspeed", "zero_stage": 2}, compile=True))
 
 
 def test_compiling_is_refused_for_a_model_without_equal_layers(make_spec: Any) -> None:

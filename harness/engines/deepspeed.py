@@ -1,32 +1,71 @@
-"""DeepSpeed ZeRO as an engine any strategy can use, on GPUs and on a CPU, in one process or more."""
+"""DeepSpeed ZeRO, on GPUs and on a CPU, in one process or more (Rajbhandari et al. 2020, arXiv 1910.02054)."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from harness.contracts import BaseLoader, Strategy
+from harness.contracts import Engine
 from harness.errors import UsageError, error_line
-from harness.runtime.device import rank
-from harness.runtime.models.adapted import adapted
-from harness.runtime.seeds import set_seed
 from harness.spec import RunSpec
+
+if TYPE_CHECKING:
+    import torch
 
 _CPU_BUCKET = 4_000_000
 """Gradients reduced at a time, in numbers: memory that is used again and again."""
 
 
-def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
+class DeepSpeed(Engine):
+    """ZeRO's stages share optimiser state, gradients and weights among the processes."""
+
+    name = "deepspeed"
+    summary = "DeepSpeed ZeRO: processes share optimiser state, gradients and weights"
+    source = "arXiv 1910.02054"
+    packages = ("deepspeed",)
+    settings = frozenset({"zero_stage", "offload"})
+    # ZeRO scales a loss only for weights that are float16 themselves, and here trained weights are float32.
+    trains_in_float16 = False
+    forkable = False  # its process group is not for forking
+    keeps_weights = True
+    synchronises = True
+    backward_arguments = {"scale_wrt_gas": False}  # noqa: RUF012 (never written to)
+
+    def check(self, spec: RunSpec) -> None:
+        if spec.train.compile and spec.engine.zero_stage == 3:
+            raise UsageError(
+                "train.compile does not work with ZeRO stage 3: its hooks exchange the weights of each layer.",
+                "Use --set engine.zero_stage=2, or leave train.compile out.",
+            )
+
+    def prepare(self, spec: RunSpec) -> None:
+        from accelerate.utils import imports, other
+
+        ensure_process_group_environment()
+        _without_compiler()
+        other.is_deepspeed_available = imports.is_deepspeed_available
+
+    def trainer_arguments(self, spec: RunSpec) -> dict[str, Any]:
+        return {"deepspeed": zero_configuration(spec)}
+
+    def whole_weights(self, model: torch.nn.Module, spec: RunSpec) -> dict[str, torch.Tensor] | None:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        weights = gathered_weights(model) if spec.engine.zero_stage == 3 else None
+        unset_hf_deepspeed_config()  # transformers loads models the ordinary way again
+        return weights
+
+
+def zero_configuration(spec: RunSpec) -> dict[str, Any]:
     """The ZeRO configuration of a run.
 
     No bf16 section: weights and optimiser state stay float32 (the precision rule), and the forward
     pass runs under our autocast as in the plain engine. Clipping is DeepSpeed's.
     """
+    import torch
+
     zero: dict[str, Any] = {"stage": spec.engine.zero_stage, "overlap_comm": torch.cuda.is_available()}
     if not torch.cuda.is_available() and spec.engine.zero_stage < 3 and spec.engine.offload == "none":
         # By default each pass fills new buffers of the size of all gradients, and on a CPU the first
@@ -45,22 +84,6 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
-
-
-def prepare(spec: RunSpec) -> None:
-    """Called before a model is loaded to be trained.
-
-    accelerate imports DeepSpeed, where it is installed, to take any model out of its wrapping; on
-    the plain engine no model is wrapped by it.
-    """
-    from accelerate.utils import imports, other
-
-    if spec.engine.name == "deepspeed":
-        ensure_process_group_environment()
-        _without_compiler()
-        other.is_deepspeed_available = imports.is_deepspeed_available
-    else:
-        other.is_deepspeed_available = lambda: False
 
 
 def _without_compiler() -> None:
@@ -96,29 +119,16 @@ def ensure_process_group_environment() -> None:
     }
 
 
-def whole_model(model: nn.Module, strategy: Strategy, spec: RunSpec, base: BaseLoader) -> nn.Module:
-    """The trained model outside the engine; in the first process whole, where ZeRO-3 left each a piece."""
-    weights = gathered_weights(model) if spec.engine.zero_stage == 3 else None
-    leave_engine()
-    if weights is None or rank() != 0:
-        return model
-    set_seed(spec.seed)  # weights that are drawn and never trained (VeRA's) come out the same
-    whole: nn.Module = adapted(strategy, strategy.load(base))
-    unknown = whole.load_state_dict(weights, strict=False).unexpected_keys
-    if unknown:
-        raise RuntimeError(f"trained weights that the model does not have: {unknown[:5]}")
-    return whole
-
-
-def gathered_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The trained weights of a model that ZeRO-3 has sharded, whole, on the CPU, in the first process.
 
     Other processes take part and get an empty dict. One weight at a time is gathered, so that a
     GPU never holds the whole model.
     """
     import deepspeed
+    import torch
 
-    first = rank() == 0
+    first = torch.distributed.get_rank() == 0
     state: dict[str, torch.Tensor] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         if not weight.requires_grad:
@@ -127,10 +137,3 @@ def gathered_weights(model: nn.Module) -> dict[str, torch.Tensor]:
             if first:
                 state[name] = weight.detach().cpu().clone()
     return state
-
-
-def leave_engine() -> None:
-    """Make transformers load models the ordinary way again after a run under DeepSpeed."""
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()

@@ -1,0 +1,1 @@
+"""One file an engine: what harness.registry finds here are the built-in ones."""

@@ -1,1 +1,0 @@
-"""What carries out the steps of training."""
