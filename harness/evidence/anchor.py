@@ -1,7 +1,7 @@
 """An anchor: a method of the baseline's time, run again in the candidate's environment.
 
 Its change is the environment's. What a candidate changed beyond it is the method's:
-(candidate - baseline) - (anchor now - anchor then). Legend: S seeds, n items.
+(candidate - baseline) - (anchor now - anchor then). Legend: S seeds, n items, G clusters of items.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from harness.errors import UsageError
 from harness.escape import plain
@@ -140,40 +141,50 @@ def separate(
         (then.group, old.correct),
     ]
     method = difference_of_changes(
-        [o.astype(np.float64) for _, o in sides], [is_fixed(g) for g, _ in sides], assumed_seed_sd
-    )
+        [o.astype(np.float64) for _, o in sides], [is_fixed(g) for g, _ in sides], assumed_seed_sd,
+        clusters=cand.clusters or new.clusters or None,
+    )  # fmt: skip
     return Anchored(then.name, environment, method)
 
 
 def difference_of_changes(
-    outcomes: list[crossed.Floats], fixed: list[bool], assumed_seed_sd: float | None = None
+    outcomes: list[crossed.Floats],
+    fixed: list[bool],
+    assumed_seed_sd: float | None = None,
+    clusters: ArrayLike | None = None,
 ) -> Paired:
     """(candidate - baseline) - (now - then): its t-test over items and seeds; as `harness.stats.paired.compare`
     it is about these very runs where one of the four has one run that is not fixed.
 
-    outcomes: (S, n) each, in that order, items aligned. The four are taken as independent over seeds and
-    as paired over items (harness.stats.crossed, with four groups in place of two).
+    outcomes: (S, n) each, in that order, items aligned. clusters: (n,) labels of items that belong together;
+    None where every item stands alone. The four are taken as independent over seeds and as paired over items
+    (harness.stats.crossed, with four groups in place of two). Raises `UsageError` for one item or cluster.
     """
-    groups = [crossed.group(correct) for correct in outcomes]
+    means, unit, starts = [correct.mean(axis=0) for correct in outcomes], "item", None
+    if clusters is not None:
+        unit = "cluster"
+        order, starts = crossed.order_by_cluster(clusters)
+        outcomes = [correct[:, order] for correct in outcomes]
+    groups = [crossed.group(correct, starts) for correct in outcomes]
     cand, base, now, then = groups
     alone = sum(g.runs == 1 and not is_fixed for g, is_fixed in zip(groups, fixed, strict=True))
     if alone and assumed_seed_sd is None:
         fixed = [True] * 4  # about these very runs
     extra = alone * (assumed_seed_sd or 0.0) ** 2
     n = outcomes[0].shape[1]
-    if n < 2:
-        raise UsageError("one item is too few for an anchor", "Check on more items.")
-    signed = cand.totals - base.totals - now.totals + then.totals  # (n,)
-    items = n / (n - 1) * np.square(signed).sum() / n**2
+    signed = cand.totals - base.totals - now.totals + then.totals  # (G,), G = n where every item stands alone
+    count = len(signed)
+    if count < 2:
+        raise UsageError(f"one {unit} is too few for an anchor", "Check on more items.")
+    items = count / (count - 1) * np.square(signed).sum() / n**2
     degrees = sum(g.runs - 1 for g, is_fixed in zip(groups, fixed, strict=True) if not is_fixed)
     flips, seeds, of_seeds = crossed.of_runs(groups, fixed)
-    total, freedom = crossed.combine(items, flips, seeds, of_seeds, n - 1)
+    total, freedom = crossed.combine(items, flips, seeds, of_seeds, count - 1)
     total = np.maximum(total, crossed.floor(n))
     freedom = (total + extra) ** 2 / total**2 * freedom
     over_items = np.maximum(items, crossed.floor(n)) + extra
-    variance = crossed.Variance(items, flips, seeds, total + extra, freedom, over_items, n - 1)
+    variance = crossed.Variance(items, flips, seeds, total + extra, freedom, over_items, count - 1)
     change = float(cand.accuracy - base.accuracy - now.accuracy + then.accuracy)
-    means = [correct.mean(axis=0) for correct in outcomes]
     result = Paired(
         accuracy_a=float(cand.accuracy), accuracy_b=float(base.accuracy + now.accuracy - then.accuracy),
         difference=change, p=1.0, interval=(-1.0, 1.0), items_interval=(-1.0, 1.0),
@@ -181,7 +192,7 @@ def difference_of_changes(
         runs_a=cand.runs, runs_b=base.runs, variance=variance, run_degrees=degrees, extra=extra,
         scope="methods" if not alone else "runs" if assumed_seed_sd is None else "methods_assumed_sd",
         assumed_seed_sd=assumed_seed_sd if alone else None,
-        method=f"t-test of the difference of changes over items{' and seeds' if degrees or extra else ''}",
+        method=f"t-test of the difference of changes over {unit}s{' and seeds' if degrees or extra else ''}",
     )  # fmt: skip
     p = 2 * min(result.p_at_most(0.0), result.p_at_least(0.0))
     own = result.interval_at(0.95)

@@ -1,9 +1,11 @@
 """A baseline in a file of its own: records and per-item outcomes, no texts and no item ids.
 
-{"format": "medtune-baseline", "version": 1, "created": ..., "medtune": ..., "baseline": GROUP,
+{"format": "medtune-baseline", "version": 1 or 2, "created": ..., "medtune": ..., "baseline": GROUP,
  "anchors": [GROUP, ...], "sha256": over all the rest}
 GROUP: {"name", "records": [record.json, ...], "items": [16 hex digits of the id's SHA-256, ...],
-        "correct": [base64 of one bit an item, most significant first, padded with 0; one a record]}
+        "correct": [base64 of one bit an item, most significant first, padded with 0; one a record],
+        "clusters": [16 hex digits of the SHA-256 of what each item belongs to, ...]}
+Version 2 is a file with clusters; one without says 1, so that a medtune that knows of none reads it as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from harness.spec import Frozen
 from harness.store.boundary import MOST_DIGITS
 
 FORMAT: Literal["medtune-baseline"] = "medtune-baseline"
-VERSION: Literal[1] = 1
+VERSIONS = (1, 2)
 MOST_BYTES = 2**28
 """More than this is no baseline (a million items and ten seeds are 30 MB)."""
 REMEDY = "Write it again: python -m harness check --save FILE --candidate RUN"
@@ -46,14 +48,20 @@ class SavedGroup(Frozen):
     records: tuple[RunRecord, ...]
     items: tuple[str, ...]
     correct: tuple[str, ...]
+    clusters: tuple[str, ...] = ()
+
+    @field_validator("items", "clusters")
+    @classmethod
+    def _are_hashes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(len(name) == 16 and set(name) <= set("0123456789abcdef") for name in names):
+            raise ValueError("a name is not 16 hex digits")
+        return names
 
     @field_validator("items")
     @classmethod
-    def _hashes_once(cls, items: tuple[str, ...]) -> tuple[str, ...]:
+    def _each_once(cls, items: tuple[str, ...]) -> tuple[str, ...]:
         if not items:
             raise ValueError("no items")
-        if not all(len(item) == 16 and set(item) <= set("0123456789abcdef") for item in items):
-            raise ValueError("an item is not 16 hex digits")
         if len(set(items)) != len(items):
             raise ValueError("an item is there twice")
         return items
@@ -62,6 +70,8 @@ class SavedGroup(Frozen):
     def _fits(self) -> SavedGroup:
         if not self.records or len(self.records) != len(self.correct):
             raise ValueError(f"{len(self.records)} records and {len(self.correct)} rows of outcomes")
+        if self.clusters and len(self.clusters) != len(self.items):
+            raise ValueError(f"{len(self.items)} items and {len(self.clusters)} clusters")
         if any(record.status != "ok" for record in self.records):
             raise ValueError("a record of a run that did not end well")
         if len({digest_of(record) for record in self.records}) > 1:
@@ -73,14 +83,14 @@ class SavedGroup(Frozen):
     def side(self) -> Side:
         """The group as it is checked."""
         rows = np.stack([_bits(row, len(self.items)) for row in self.correct])
-        return Side(
-            self.name, Group(self.name, self.records), Outcomes(self.items, ("",) * len(self.items), rows)
-        )
+        unnamed = ("",) * len(self.items)
+        outcomes = Outcomes(self.items, unnamed, rows, clusters=self.clusters)
+        return Side(self.name, Group(self.name, self.records), outcomes)
 
 
 class SavedBaseline(Frozen):
     format: Literal["medtune-baseline"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1, 2]
     created: str
     medtune: str
     baseline: SavedGroup
@@ -104,19 +114,25 @@ def _bits(text: str, n: int) -> NDArray[np.bool_]:
 def _group(side: Side) -> SavedGroup:
     rows = tuple(base64.b64encode(np.packbits(row).tobytes()).decode() for row in side.outcomes.correct)
     return SavedGroup(
-        name=side.name, records=side.group.records, items=side.outcomes.example_ids, correct=rows
-    )
+        name=side.name, records=side.group.records, items=side.outcomes.example_ids, correct=rows,
+        clusters=side.outcomes.clusters,
+    )  # fmt: skip
 
 
 def save(path: Path, baseline: Side, anchors: Sequence[Side] = ()) -> None:
     """Write a baseline file, gzipped where its name ends in .gz. Raises `StoreError`."""
+    version: Literal[1, 2] = 2 if any(side.outcomes.clusters for side in (baseline, *anchors)) else 1
     value = SavedBaseline(
+        version=version,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         medtune=__version__,
         baseline=_group(baseline),
         anchors=tuple(map(_group, anchors)),
     )
     body = value.model_dump(mode="json")
+    for group in (body["baseline"], *body["anchors"]):
+        if not group["clusters"]:
+            del group["clusters"]  # a file of version 1 holds no key that its readers do not know
     data = (json.dumps({**body, "sha256": _digest(body)}, indent=1, allow_nan=False) + "\n").encode()
     if path.name.endswith(".gz"):
         data = gzip.compress(data, mtime=0)
@@ -136,9 +152,9 @@ def read(path: Path) -> SavedBaseline:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         kind = "a run's record" if isinstance(value, dict) and "run_id" in value else "something else"
         raise UsageError(f"{path} is no baseline of medtune ({kind})", REMEDY)
-    if value.get("version") != VERSION:
+    if value.get("version") not in VERSIONS:
         raise UsageError(
-            f"{path} has version {value.get('version')!r}, this medtune reads {VERSION}",
+            f"{path} has version {value.get('version')!r}, this medtune reads {' and '.join(map(str, VERSIONS))}",
             "Read it with the medtune that wrote it, or write it again.",
         )
     digest = value.pop("sha256", None)

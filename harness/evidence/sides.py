@@ -17,7 +17,7 @@ from harness.store.runs import Store
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """outcomes: (S, n) over `group`'s runs; its example ids are hashes, its subgroups empty."""
+    """outcomes: (S, n) over `group`'s runs; its example ids and clusters are hashes, its subgroups empty."""
 
     name: str
     group: Group
@@ -29,9 +29,9 @@ class Side:
         return frozenset(r.environment.fingerprint for r in self.group.records if r.environment)
 
 
-def hashed(example_id: str) -> str:
-    """16 hex digits of an item's id."""
-    return hashlib.sha256(example_id.encode()).hexdigest()[:16]
+def hashed(name: str) -> str:
+    """16 hex digits of an item's id, or of its cluster's."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def from_store(store: Store, group: Group) -> Side:
@@ -40,7 +40,8 @@ def from_store(store: Store, group: Group) -> Side:
     if not found.example_ids:
         raise UsageError(f"{group.first.run_id} holds no items", "Run it again with --force.")
     ids = tuple(map(hashed, found.example_ids))
-    return Side(group.label, group, Outcomes(ids, ("",) * len(ids), found.correct, clusters=found.clusters))
+    clusters = tuple(map(hashed, found.clusters))
+    return Side(group.label, group, Outcomes(ids, ("",) * len(ids), found.correct, clusters=clusters))
 
 
 def on_seeds(side: Side, seeds: Sequence[int]) -> Side:

@@ -140,12 +140,15 @@ def reliability(confidence: NDArray[np.float64], correct: Flags) -> tuple[Bin, .
 
 
 def _subgroups(outcomes: Outcomes) -> dict[str, tuple[Figure, int]]:
-    """Accuracy on each part of the items; empty where all are of one part."""
+    """Accuracy on each part of the items; empty where all are of one part. A part that is one cluster shows
+    nothing of how clusters vary: it has no interval.
+    """
     found = {}
     for name, items in _parts(outcomes.subgroups).items():
         clusters = [outcomes.clusters[i] for i in items] if outcomes.clusters else None
-        own = accuracy(outcomes.correct[:, items], clusters if clusters and len(set(clusters)) > 1 else None)
-        found[name] = (Figure(own.value, *own.interval), own.n)
+        own = accuracy(outcomes.correct[:, items], clusters)
+        alone = clusters is not None and len(set(clusters)) == 1
+        found[name] = (Figure(own.value) if alone else Figure(own.value, *own.interval), own.n)
     return found
 
 

@@ -14,7 +14,8 @@ import pytest
 from stored import GIB, PACKAGES, bits, command, write_run
 
 import harness.evidence.anchor as anchor_module
-from harness.errors import EXIT_UNDECIDED
+from harness.errors import EXIT_UNDECIDED, UsageError
+from harness.evidence.anchor import difference_of_changes
 from harness.evidence.gates import Limits, items_needed
 from harness.stats import exact
 from harness.stats.mcnemar import Table
@@ -405,7 +406,7 @@ BROKEN = {
     "other JSON": (lambda data: b'{"a": 1}', "is no baseline of medtune"),
     "a list": (lambda data: b"[1]", "is no baseline of medtune"),
     "too deep": (lambda data: b"[" * 200_000, "broken or cut off"),
-    "a newer one": (tampered(lambda v: v.update(version=2)), "has version 2, this medtune reads 1"),
+    "a newer one": (tampered(lambda v: v.update(version=3)), "has version 3, this medtune reads 1 and 2"),
     "changed": (tampered(lambda v: v.update(created="later")), "was changed after it was saved"),
     "no digest": (tampered(lambda v: v.pop("sha256")), "was changed after it was saved"),
 }
@@ -432,6 +433,8 @@ def test_broken_files(root, cli, tmp_path, kind):
         (lambda g: g["correct"].append(g["correct"][0]), "1 records and 2 rows"),
         (lambda g: g["items"].__setitem__(0, g["items"][1]), "there twice"),
         (lambda g: g["items"].__setitem__(0, "What is 2 + 2?"), "not 16 hex digits"),
+        (lambda g: g.update(clusters=["0" * 16]), "1273 items and 1 clusters"),
+        (lambda g: g.update(clusters=["patient 1"] * N), "not 16 hex digits"),
         (lambda g: g["records"][0].update(status="failed"), "does not fit"),
         (lambda g: g.update(extra=1), "Extra inputs"),
     ],
@@ -575,19 +578,91 @@ def test_one_seed_is_said_and_an_assumption_too(root, cli, form):
     assert code == 4
 
 
-def test_items_that_belong_together_count_as_one(root, check):
-    """120 facts asked ten times each are no 1,200 items: the loss of one fact in thirty is not shown."""
-    facts = [f"fact-{i // 10}" for i in range(1200)]
-    worse = [1] * 1160 + [0] * 40
-    base, new = write_run(root, "lora", [1] * 1200), write_run(root, "new", worse)
-    assert check(base, new)[0] == 1
-    for run in (base, new):
+FACTS = [f"patient {i // 10}" for i in range(1200)]
+WORSE = [1] * 1160 + [0] * 40
+"""120 facts asked ten times each are no 1,200 items: the loss of one fact in thirty is not shown."""
+
+
+def in_clusters(root, *runs):
+    """The runs, with items that belong together."""
+    for run in runs:
         path = root / run / "predictions.parquet"
         table = pq.read_table(path)
-        pq.write_table(table.append_column("cluster", pa.array(facts)), path)
+        pq.write_table(table.append_column("cluster", pa.array(FACTS)), path)
+    return runs
+
+
+def test_items_that_belong_together_count_as_one(root, check):
+    base, new = write_run(root, "lora", [1] * 1200), write_run(root, "new", WORSE)
+    assert check(base, new)[0] == 1
+    in_clusters(root, base, new)
     code, gates, _ = check(base, new)
     assert (code, gates["quality"]["outcome"]) == (4, "cannot_tell")
     assert gates["quality"]["numbers"]["method"] == "t-test over clusters"
+
+
+def test_items_that_belong_together_do_so_in_saved_files(root, cli, check, tmp_path):
+    stored = in_clusters(root, write_run(root, "lora", [1] * 1200), write_run(root, "new", WORSE))
+    saved = [tmp_path / name for name in ("base.json", "new.json")]
+    for path, run in zip(saved, stored, strict=True):
+        assert cli("--save", str(path), "--candidate", run)[0] == 0
+        assert "patient" not in path.read_text()
+    expected = check(*stored)
+    assert expected[0] == 4
+    for sides in ((saved[0], str(saved[1])), (saved[0], stored[1]), (stored[0], str(saved[1]))):
+        code, gates, _ = check(*sides)
+        assert (code, gates["quality"]["numbers"]) == (4, expected[1]["quality"]["numbers"])
+
+
+def test_a_file_says_its_version_by_what_is_in_it(root, cli, tmp_path):
+    """A medtune of before reads what holds nothing that is new to it, and refuses what does."""
+    saved = tmp_path / "base.json"
+    alone = write_run(root, "lora", [1] * 1200)
+    (together,) = in_clusters(root, write_run(root, "new", WORSE))
+    cli("--save", str(saved), "--candidate", alone)
+    value = json.loads(saved.read_text())
+    assert (value["version"], "clusters" in value["baseline"]) == (1, False)
+    cli("--save", str(saved), "--candidate", together)
+    value = json.loads(saved.read_text())
+    assert (value["version"], len(set(value["baseline"]["clusters"]))) == (2, 120)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_items_that_belong_together_count_as_one_beside_an_anchor(root, check, rerun, seeds):
+    sides: dict[str, list[str]] = {"lora": [], "new": []}
+    for seed in seeds:  # each seed has an item of its own right or wrong, so that seeds vary
+        flipped = [1] * 1200
+        flipped[seed] = 0
+        sides["lora"].append(write_run(root, "lora", flipped, seed=seed))
+        sides["new"].append(write_run(root, "new", WORSE, seed=seed, packages=NEW))
+    anchor = write_run(root, "zero-shot", [1] * 1200, trains=False)
+    rerun([1] * 1200, trains=False)
+    words = (",".join(sides["lora"]), ",".join(sides["new"]), "--anchor", "zero-shot")
+    code, gates, _ = check(*words)
+    assert (code, gates["method"]["outcome"]) == (1, "fail")
+    in_clusters(root, *sides["lora"], *sides["new"], anchor)
+    code, gates, _ = check(*words)
+    assert (code, gates["method"]["outcome"]) == (4, "cannot_tell")
+    over_seeds = " and seeds" if len(seeds) > 1 else ""
+    method = f"t-test of the difference of changes over clusters{over_seeds}"
+    assert gates["method"]["numbers"]["method"] == method
+
+
+def test_clusters_of_one_item_change_no_difference_of_changes():
+    generator = np.random.default_rng(1)
+    sides = [(generator.random((3, 200)) < 0.6).astype(float) for _ in range(4)]
+    fixed = [False] * 4
+    alone = difference_of_changes(sides, fixed)
+    assert alone.method.endswith("over items and seeds")
+    each = difference_of_changes(sides, fixed, clusters=[f"c{i}" for i in range(200)])
+    assert each.interval == pytest.approx(alone.interval, rel=1e-12)
+    halves = difference_of_changes(sides, fixed, clusters=[i // 100 for i in range(200)])
+    assert (
+        halves.items_interval[1] - halves.items_interval[0]
+        > alone.items_interval[1] - alone.items_interval[0]
+    )
+    with pytest.raises(UsageError, match="one cluster is too few"):
+        difference_of_changes(sides, fixed, clusters=[0] * 200)
 
 
 def test_cannot_tell_is_not_asked_wrongly(root, cli):

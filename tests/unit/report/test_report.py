@@ -17,10 +17,12 @@ from made import CPU, OUT_OF_MEMORY, outcomes, spec_of, write_run, write_study
 
 from harness.commands.report import render
 from harness.errors import UsageError
+from harness.evidence.outcomes import groups, load_outcomes
 from harness.plan.trials import Trial, Tuning, store_tuning
 from harness.record import Inputs, RunRecord
 from harness.report.blocks import figure
 from harness.report.build import build_report
+from harness.report.chart_data import extras_of
 from harness.report.model import Cell, Report, Table
 from harness.report.options import Options
 from harness.report.parts import parts
@@ -265,6 +267,22 @@ def test_items_that_belong_together_count_as_clusters(tmp_path: Path):
     widths = [ends[1] - ends[0] for ends in (expected.items_interval, without.items_interval)]
     assert widths[0] > 1.3 * widths[1]
     assert (cell.accuracy.low, cell.accuracy.high) == pytest.approx(accuracy(own["lora"], facts).interval)
+
+
+def test_a_subgroup_of_one_cluster_has_no_interval(tmp_path: Path):
+    """One patient asked often says nothing of how patients vary."""
+    names = ["one patient" if i % 3 == 0 else f"patient {i // 6}" for i in range(90)]  # 0: step1
+    write_run(tmp_path, spec_of("lora"), n=90, clusters=names)
+    store = Store(tmp_path)
+    (group,) = groups(store.records()[0])
+    found = extras_of(store, group, load_outcomes(store, group), 100, print).subgroups
+    assert {name: n for name, (_, n) in found.items()} == {"step1": 30, "step2&3": 30, "ethics <b>": 30}
+    assert (found["step1"][0].low, found["step1"][0].high) == (None, None)
+    for name in ("step2&3", "ethics <b>"):
+        figure = found[name][0]
+        assert figure.low is not None
+        assert figure.high is not None
+        assert figure.low < figure.value < figure.high
 
 
 def test_averages_only_over_complete_rows(report: Report):
