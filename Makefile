@@ -22,8 +22,9 @@ demo: $(READY)
 	$(BIN)/python -m harness run --strategy zero-shot,qlora --task medqa --data sample $(DEMO)
 
 # Two processes of one thread: half of the time is imports, which one process does one after the other.
+# In the order of the files, and not by their number of tests: the long ones are few, and would come last.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
