@@ -261,6 +261,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="a line a cell")
     args = parser.parse_args()
     chosen = [getattr(args, name).split(",") for name in ("phases", "signals", "targets", "schedules")]
+    # Started in the background of a shell, or by nohup, where these are ignored, and so in every child.
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
     torch.set_num_threads(1)
     importlib.import_module(run_module.TRAINING)  # once, for all forks
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
